@@ -1,0 +1,29 @@
+//! What the parts of Quorate say to each other, and the words they say it in.
+//!
+//! Ids, versions, views and entries are the nouns; [`rpc`] holds the calls; [`transport`] carries
+//! them. Everything here is plain data and arithmetic, except the transport, which is the one
+//! place that knows of sockets.
+//!
+//! The modules, in reading order:
+//!
+//! * [`ids`], [`version`], [`view`], [`quorum`]: who, when, and how many.
+//! * [`record`], [`entry`]: what is kept, and the one encoding it is kept and sent in.
+//! * [`settings`]: what an operator may change.
+//! * [`time`], [`seeded`]: time and chance as numbers handed in, for the pure cores.
+//! * [`rpc`]: the messages, by service.
+//! * [`transport`]: hello, frames, codec, deadlines.
+//!
+//! What is deliberately absent: decisions. Who may do what, and when, is told in the cores of
+//! `server`, `coordinator` and `node`.
+
+pub mod ids;
+pub mod version;
+pub mod quorum;
+pub mod view;
+pub mod record;
+pub mod entry;
+pub mod settings;
+pub mod time;
+pub mod seeded;
+pub mod rpc;
+pub mod transport;

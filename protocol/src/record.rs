@@ -1,0 +1,159 @@
+//! Records: what a key holds, with the version that put it there and a checksum.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::version::Version;
+
+macro_rules! bytes_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Bytes);
+
+        impl $name {
+            /// The bytes.
+            #[must_use]
+            pub fn as_bytes(&self) -> &[u8] {
+                &self.0
+            }
+
+            /// How many bytes there are.
+            #[must_use]
+            pub fn len(&self) -> usize {
+                self.0.len()
+            }
+
+            /// Whether there is no byte.
+            #[must_use]
+            pub fn is_empty(&self) -> bool {
+                self.0.is_empty()
+            }
+
+            /// A copy that shares no memory with the batch it came from.
+            #[must_use]
+            pub fn detached(&self) -> Self {
+                Self(Bytes::copy_from_slice(&self.0))
+            }
+        }
+
+        impl From<Vec<u8>> for $name {
+            fn from(bytes: Vec<u8>) -> Self {
+                Self(bytes.into())
+            }
+        }
+
+        impl From<Bytes> for $name {
+            fn from(bytes: Bytes) -> Self {
+                Self(bytes)
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(Bytes::copy_from_slice(text.as_bytes()))
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl From<$name> for Bytes {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0.escape_ascii())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "\"{}\"", self.0.escape_ascii())
+            }
+        }
+    };
+}
+
+bytes_type!(
+    /// A key.
+    Key
+);
+bytes_type!(
+    /// A value.
+    Value
+);
+
+/// What a key holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The entry that put it there.
+    pub version: Version,
+    /// The value; `None` is a tombstone.
+    pub value: Option<Value>,
+    /// When it is due to be deleted, in milliseconds since 1970. Nothing sets it yet.
+    pub expires: Option<u64>,
+}
+
+impl Record {
+    /// A checksum over everything in the record and its key: kept beside it on disk and compared
+    /// by every read, digest and scrub.
+    #[must_use]
+    pub fn checksum(&self, key: &Key) -> u64 {
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        hash.update(&(key.len() as u64).to_le_bytes());
+        hash.update(key.as_bytes());
+        hash.update(&self.version.epoch.0.to_le_bytes());
+        hash.update(&self.version.index.0.to_le_bytes());
+        hash.update(&[u8::from(self.value.is_some()), u8::from(self.expires.is_some())]);
+        hash.update(&self.expires.unwrap_or_default().to_le_bytes());
+        hash.update(self.value.as_ref().map(Value::as_bytes).unwrap_or_default());
+        hash.digest()
+    }
+}
+
+/// What a member says of a key in a read round: enough to compare, not the value itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digest {
+    /// The record's version.
+    pub version: Version,
+    /// [`Record::checksum`]; zero where there is no value.
+    pub checksum: u64,
+}
+
+impl Digest {
+    /// There is nothing at the key.
+    pub const ABSENT: Self = Self { version: Version::ZERO, checksum: 0 };
+
+    /// What a member says of a record that fails its own checksum: equal to no other digest and
+    /// older than every record, so that a round counts it as the odd one and repairs it.
+    pub const DAMAGED: Self = Self { version: Version::ZERO, checksum: u64::MAX };
+
+    /// The digest of what `key` holds, in a round whose committed version is `committed`.
+    ///
+    /// A tombstone and an absence are alike (members drop tombstones each in their own time),
+    /// except that a tombstone *newer* than the round keeps its version, so that it is seen as
+    /// newer and not as different.
+    #[must_use]
+    pub fn of(key: &Key, record: Option<&Record>, committed: Version) -> Self {
+        match record {
+            None => Self::ABSENT,
+            Some(record) if record.value.is_some() => {
+                Self { version: record.version, checksum: record.checksum(key) }
+            }
+            Some(record) if record.version > committed => {
+                Self { version: record.version, checksum: 0 }
+            }
+            Some(_) => Self::ABSENT,
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! A connection after its hello: a stream of messages in and a sink of messages out, which is
+//! what tarpc takes for a transport.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use futures::{Sink, Stream};
+use socket2::{SockRef, TcpKeepalive};
+use tarpc::{ClientMessage, Response};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Sleep;
+use tokio_util::io::poll_read_buf;
+
+use super::frame::FrameError;
+use super::hello::Hello;
+use super::wire::Wire;
+
+/// At this much unsent output no more is taken until the peer has read some: together with one
+/// frame, all that a slow reader can make this end keep.
+pub const WRITE_BUFFER_BYTES: usize = 256 << 10;
+
+/// How much is read at once, at least.
+pub const READ_CHUNK_BYTES: usize = 64 << 10;
+
+/// A buffer that grew beyond this for one large frame is given back after it.
+pub const BUFFER_KEPT_BYTES: usize = 1 << 20;
+
+/// A peer that takes no byte for this long while there is something to send is given up.
+pub const WRITE_STALL_MS_MAX: u64 = 30_000;
+
+/// A connection this long without a byte is probed, this often, and given up after this many
+/// probes without an answer.
+const KEEPALIVE_IDLE_S: u64 = 20;
+const KEEPALIVE_INTERVAL_S: u64 = 5;
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// The dialer's end of a connection.
+pub type ClientConnection<Req, Resp, S = TcpStream> =
+    Connection<Response<Resp>, ClientMessage<Req>, S>;
+
+/// The acceptor's end of a connection.
+pub type ServerConnection<Req, Resp, S = TcpStream> =
+    Connection<ClientMessage<Req>, Response<Resp>, S>;
+
+/// A connection that has had its hello. Messages sent are encoded at once into one buffer and
+/// leave when it is flushed, as many as there are. After an error the connection is at its end.
+pub struct Connection<In, Out, S = TcpStream> {
+    stream: S,
+    peer: Hello,
+    input: BytesMut,
+    output: BytesMut,
+    /// Runs while the socket takes nothing.
+    stall: Option<Pin<Box<Sleep>>>,
+    /// How long the frame of the last message was.
+    taken_bytes: usize,
+    /// How many messages have arrived; shared with whoever wants to know that the peer lives.
+    heard: Arc<AtomicU64>,
+    read_ended: bool,
+    /// Held for the listener's count of connections.
+    _permit: Option<OwnedSemaphorePermit>,
+    messages: PhantomData<fn(Out) -> In>,
+}
+
+impl<In, Out, S> Connection<In, Out, S> {
+    /// A connection over a stream on which both hellos have passed.
+    pub(crate) fn new(stream: S, peer: Hello, permit: Option<OwnedSemaphorePermit>) -> Self {
+        Self {
+            stream,
+            peer,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            stall: None,
+            taken_bytes: 0,
+            heard: Arc::new(AtomicU64::new(0)),
+            read_ended: false,
+            _permit: permit,
+            messages: PhantomData,
+        }
+    }
+
+    /// The peer's hello.
+    #[must_use]
+    pub fn peer(&self) -> &Hello {
+        &self.peer
+    }
+
+    /// How many bytes the last message took on the wire.
+    pub(crate) fn taken_bytes(&self) -> usize {
+        self.taken_bytes
+    }
+
+    /// How many messages have arrived so far, for as long as the connection lives.
+    pub(crate) fn heard(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.heard)
+    }
+}
+
+impl<In, Out, S: AsyncRead + Unpin> Connection<In, Out, S> {
+    /// Reads some bytes; `false` is the end of the input. `missing` is what the frame at the
+    /// front still lacks, as far as its own length field says: the buffer grows by no more than
+    /// has already arrived, whatever that field claims.
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        missing: usize,
+    ) -> Poll<Result<bool, FrameError>> {
+        self.input.reserve(missing.min(self.input.len()).max(READ_CHUNK_BYTES));
+        let read = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input))?;
+        Poll::Ready(Ok(read > 0))
+    }
+}
+
+impl<In, Out, S: AsyncWrite + Unpin> Connection<In, Out, S> {
+    /// Writes until no more than `keep` bytes are left.
+    fn poll_drain(&mut self, cx: &mut Context<'_>, keep: usize) -> Poll<Result<(), FrameError>> {
+        while self.output.len() > keep {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.output) {
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
+                }
+                Poll::Ready(Ok(written)) => {
+                    self.output.advance(written);
+                    self.stall = None;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                Poll::Pending => return self.poll_stall(cx).map(Err),
+            }
+        }
+        if self.output.is_empty() {
+            give_back(&mut self.output);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The socket takes nothing: counts how long that lasts.
+    fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<FrameError> {
+        let limit = Duration::from_millis(WRITE_STALL_MS_MAX);
+        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(stall.as_mut().poll(cx));
+        Poll::Ready(FrameError::Stalled { after_ms: WRITE_STALL_MS_MAX })
+    }
+}
+
+impl<In, Out, S> Stream for Connection<In, Out, S>
+where
+    In: Wire,
+    S: AsyncRead + Unpin,
+{
+    type Item = Result<In, FrameError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        while !this.read_ended {
+            let before = this.input.len();
+            let missing = match In::decode(&mut this.input) {
+                Ok(Ok(message)) => {
+                    this.taken_bytes = before - this.input.len();
+                    if this.input.is_empty() {
+                        give_back(&mut this.input);
+                    }
+                    this.heard.fetch_add(1, Ordering::Relaxed);
+                    return Poll::Ready(Some(Ok(message)));
+                }
+                Ok(Err(missing)) => missing,
+                Err(error) => return this.end_input(error),
+            };
+            match ready!(this.poll_fill(cx, missing)) {
+                Ok(true) => {}
+                Ok(false) if this.input.is_empty() => this.read_ended = true,
+                Ok(false) => return this.end_input(FrameError::Torn),
+                Err(error) => return this.end_input(error),
+            }
+        }
+        Poll::Ready(None)
+    }
+}
+
+impl<In, Out, S> Connection<In, Out, S> {
+    /// Nothing behind a bad frame can be trusted.
+    fn end_input<M>(&mut self, error: FrameError) -> Poll<Option<Result<M, FrameError>>> {
+        self.read_ended = true;
+        self.input = BytesMut::new();
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl<In, Out, S> Sink<Out> for Connection<In, Out, S>
+where
+    Out: Wire,
+    S: AsyncWrite + Unpin,
+{
+    type Error = FrameError;
+
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
+        self.get_mut().poll_drain(cx, WRITE_BUFFER_BYTES)
+    }
+
+    fn start_send(self: Pin<&mut Self>, message: Out) -> Result<(), FrameError> {
+        message.encode(&mut self.get_mut().output)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
+        let this = self.get_mut();
+        ready!(this.poll_drain(cx, 0))?;
+        Pin::new(&mut this.stream).poll_flush(cx).map_err(FrameError::from)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
+        let this = self.get_mut();
+        ready!(this.poll_drain(cx, 0))?;
+        Pin::new(&mut this.stream).poll_shutdown(cx).map_err(FrameError::from)
+    }
+}
+
+impl<In, Out, S> fmt::Debug for Connection<In, Out, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("peer", &self.peer)
+            .field("unread_bytes", &self.input.len())
+            .field("unsent_bytes", &self.output.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Sets a fresh socket up: what is flushed leaves at once, and a peer whose machine vanished is
+/// noticed though nothing is sent.
+pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let probes = TcpKeepalive::new()
+        .with_time(Duration::from_secs(KEEPALIVE_IDLE_S))
+        .with_interval(Duration::from_secs(KEEPALIVE_INTERVAL_S))
+        .with_retries(KEEPALIVE_PROBES);
+    SockRef::from(stream).set_tcp_keepalive(&probes)
+}
+
+/// Gives the memory of an empty buffer back where one large frame made it grow.
+fn give_back(buffer: &mut BytesMut) {
+    if buffer.try_reclaim(BUFFER_KEPT_BYTES + 1) {
+        *buffer = BytesMut::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::{BufMut, Bytes};
+    use futures::{SinkExt, StreamExt};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+    use crate::ids::ClusterId;
+    use crate::transport::frame::FRAME_BYTES_MAX;
+    use crate::transport::hello::Service;
+
+    type Server<S = DuplexStream> = ServerConnection<Bytes, Bytes, S>;
+
+    fn connection<S>(stream: S) -> Server<S> {
+        Server::new(stream, Hello::new(Service::Store, ClusterId(1)), None)
+    }
+
+    fn answer(body: Bytes) -> Response<Bytes> {
+        Response { request_id: 1, message: Ok(body) }
+    }
+
+    #[tokio::test]
+    async fn a_connection_cut_within_a_frame_is_torn_and_then_over() {
+        for (sent, torn) in [(&[][..], false), (&[9, 0], true), (&[9, 0, 0, 0, 0], true)] {
+            let (mut peer, stream) = duplex(1024);
+            peer.write_all(sent).await.unwrap();
+            drop(peer);
+            let mut connection = connection(stream);
+            if torn {
+                let error = connection.next().await.unwrap().unwrap_err();
+                assert_eq!(error, FrameError::Torn);
+            }
+            assert!(connection.next().await.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bad_frame_ends_the_input() {
+        let (mut peer, stream) = duplex(1024);
+        peer.write_all(&[2, 0, 0, 0, 0, 99, 0, 0, 0, 0]).await.unwrap();
+        let mut connection = connection(stream);
+        assert!(matches!(connection.next().await, Some(Err(FrameError::Bad { .. }))));
+        assert!(connection.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn memory_grows_with_what_arrived_and_not_with_what_is_claimed() {
+        let (mut peer, stream) = duplex(READ_CHUNK_BYTES);
+        let mut connection = connection(stream);
+        peer.write_u32_le(FRAME_BYTES_MAX as u32).await.unwrap();
+        let mut sent = 4;
+        for _ in 0..40 {
+            assert!(futures::poll!(connection.next()).is_pending());
+            assert_eq!(connection.input.len(), sent);
+            assert!(connection.input.capacity() <= 4 * (sent + READ_CHUNK_BYTES));
+            peer.write_all(&[0; READ_CHUNK_BYTES]).await.unwrap();
+            sent += READ_CHUNK_BYTES;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_large_frame_does_not_keep_its_memory() {
+        let (mut peer, stream) = duplex(READ_CHUNK_BYTES);
+        let mut connection = connection(stream);
+        let body = Bytes::from(vec![7; 4 * BUFFER_KEPT_BYTES]);
+        let mut frame = BytesMut::new();
+        ClientMessage::<Bytes>::Request(tarpc::Request {
+            context: crate::transport::wire::context_in(Duration::from_secs(1)),
+            id: 1,
+            message: body.clone(),
+        })
+        .encode(&mut frame)
+        .unwrap();
+        let (sent, message) = tokio::join!(peer.write_all(&frame), connection.next());
+        sent.unwrap();
+        let Some(Ok(ClientMessage::Request(request))) = message else { panic!("no request") };
+        assert_eq!(request.message, body);
+        assert_eq!(connection.taken_bytes(), frame.len());
+        assert!(connection.input.capacity() <= BUFFER_KEPT_BYTES);
+
+        let reading = async {
+            let mut back = vec![0; body.len()];
+            peer.read_exact(&mut back).await.unwrap();
+            let _ = peer.read(&mut [0; 64]).await.unwrap();
+        };
+        let (flushed, ()) = tokio::join!(connection.send(answer(body.clone())), reading);
+        flushed.unwrap();
+        assert!(connection.output.capacity() <= BUFFER_KEPT_BYTES);
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_holds_back_what_is_sent_to_it() {
+        let (mut peer, stream) = duplex(1024);
+        let mut connection = connection(stream);
+        let body = Bytes::from(vec![0; 10_000]);
+        let frame_bytes = body.len() + 64;
+        let mut taken = 0;
+        while let Poll::Ready(ready) = futures::poll!(futures::future::poll_fn(|cx| {
+            Pin::new(&mut connection).poll_ready(cx)
+        })) {
+            ready.unwrap();
+            connection.start_send_unpin(answer(body.clone())).unwrap();
+            taken += 1;
+            assert!(taken < 1000, "nothing holds it back");
+            assert!(connection.output.len() <= WRITE_BUFFER_BYTES + frame_bytes);
+        }
+        // It goes on as the peer reads.
+        let reading = async {
+            for _ in 0..taken {
+                let length = peer.read_u32_le().await.unwrap();
+                let mut frame = vec![0; length as usize];
+                peer.read_exact(&mut frame).await.unwrap();
+            }
+        };
+        let (flushed, ()) = tokio::join!(connection.flush(), reading);
+        flushed.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_reads_nothing_is_given_up() {
+        let (_peer, stream) = duplex(16);
+        let mut connection = connection(stream);
+        let error = connection.send(answer(Bytes::from(vec![0; 100]))).await.unwrap_err();
+        assert_eq!(error, FrameError::Stalled { after_ms: WRITE_STALL_MS_MAX });
+    }
+
+    #[tokio::test]
+    async fn many_answers_leave_in_one_write() {
+        /// Counts the writes and takes them whole.
+        struct Writes(usize, BytesMut);
+
+        impl AsyncWrite for Writes {
+            fn poll_write(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                bytes: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                self.0 += 1;
+                self.1.put_slice(bytes);
+                Poll::Ready(Ok(bytes.len()))
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+
+            fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+        }
+
+        let mut connection = connection(Writes(0, BytesMut::new()));
+        for _ in 0..1000 {
+            connection.feed(answer(Bytes::from_static(b"done"))).await.unwrap();
+        }
+        assert_eq!(connection.stream.0, 0);
+        connection.flush().await.unwrap();
+        assert_eq!(connection.stream.0, 1);
+        let mut arrived = 0;
+        while let Ok(Ok(_)) = Response::<Bytes>::decode(&mut connection.stream.1) {
+            arrived += 1;
+        }
+        assert_eq!(arrived, 1000);
+    }
+}

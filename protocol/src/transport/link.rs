@@ -1,0 +1,341 @@
+//! A link: a client for one service at one address that dials again by itself.
+//!
+//! Calls over one link leave in the order in which they were first polled. A call that finds no
+//! connection waits for one, within its timeout. After a failed dial the next one waits, longer
+//! each time up to [`REDIAL_MS_MAX`]; calls that were waiting when it failed all fail with it.
+//!
+//! A link also notices a peer that vanished without closing: when a call times out and nothing at
+//! all arrived over the connection meanwhile, the next call dials anew. What is still under way
+//! over the old connection may yet be answered there.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use tarpc::client::{Channel, RpcError};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::dial::{ConnectError, connect, spawn_client};
+use super::frame::FrameError;
+use super::hello::{Hello, KnownCluster, Service};
+use super::wire::{DEADLINE_MS_MAX, context_in};
+use super::{Message, Named};
+
+/// How long one dial may take, its hello included.
+pub const DIAL_TIMEOUT_MS: u64 = 3_000;
+
+/// The wait before the dial after a failed one; doubled with each further failure.
+pub const REDIAL_MS_MIN: u64 = 10;
+
+/// The longest wait before a dial.
+pub const REDIAL_MS_MAX: u64 = 500;
+
+/// What became of a call that got no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// There was no connection: the request certainly did not reach anyone.
+    #[error(transparent)]
+    NotSent(ConnectError),
+    /// A process answered the hello and turned this one away; the request was not sent, and
+    /// sending it again changes nothing until an operator does something.
+    #[error(transparent)]
+    Rejected(ConnectError),
+    /// The request cannot be sent at all; it did not reach anyone.
+    #[error("the request cannot be sent: {0}")]
+    Unsendable(FrameError),
+    /// No answer in time. The request may or may not have been done.
+    #[error(
+        "no answer from {address} within {after_ms} ms; the request may or may not have been done"
+    )]
+    TimedOut {
+        /// Who was asked.
+        address: String,
+        /// How long the wait was.
+        after_ms: u64,
+    },
+    /// The connection broke, or the peer gave up. The request may or may not have been done.
+    #[error("{address} gave no answer ({why}); the request may or may not have been done")]
+    Lost {
+        /// Who was asked.
+        address: String,
+        /// How it was lost.
+        why: String,
+    },
+}
+
+impl CallError {
+    /// Whether the request certainly reached nobody.
+    #[must_use]
+    pub fn is_undelivered(&self) -> bool {
+        matches!(self, Self::NotSent(_) | Self::Rejected(_) | Self::Unsendable(_))
+    }
+}
+
+impl From<ConnectError> for CallError {
+    fn from(error: ConnectError) -> Self {
+        if error.is_rejection() { Self::Rejected(error) } else { Self::NotSent(error) }
+    }
+}
+
+/// A client for one service at one address. Clones share the connection.
+pub struct Link<Req, Resp> {
+    shared: Arc<Shared<Req, Resp>>,
+}
+
+struct Shared<Req, Resp> {
+    address: String,
+    service: Service,
+    cluster: KnownCluster,
+    /// When the last dial failed, and why; nothing while a connection stands.
+    failed: std::sync::Mutex<Option<(Instant, ConnectError)>>,
+    /// A fair lock: callers get the connection in the order in which they asked.
+    state: Mutex<State<Req, Resp>>,
+}
+
+struct State<Req, Resp> {
+    phase: Phase<Req, Resp>,
+    /// Dials that failed, and connections that broke before anything arrived, in a row.
+    failures: u32,
+    /// No dial before this.
+    redial_at: Instant,
+}
+
+enum Phase<Req, Resp> {
+    Down,
+    /// In a task of its own: a caller that stops waiting does not end it.
+    Dialing(JoinHandle<Result<Up<Req, Resp>, ConnectError>>),
+    Up(Arc<Up<Req, Resp>>),
+}
+
+/// A connection that stands, or stood a moment ago.
+struct Up<Req, Resp> {
+    channel: Channel<Req, Resp>,
+    task: JoinHandle<()>,
+    /// How many messages have arrived over it.
+    heard: Arc<AtomicU64>,
+    /// One more than what `heard` was when a call timed out in silence; zero if none did.
+    silent_at: AtomicU64,
+}
+
+impl<Req: Message + Named, Resp: Message> Link<Req, Resp> {
+    /// A link to `service` at `address`; dials when it is first called.
+    #[must_use]
+    pub fn new(address: impl Into<String>, service: Service, cluster: KnownCluster) -> Self {
+        let state = State { phase: Phase::Down, failures: 0, redial_at: Instant::now() };
+        let shared = Shared {
+            address: address.into(),
+            service,
+            cluster,
+            failed: std::sync::Mutex::new(None),
+            state: Mutex::new(state),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Where it dials.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.shared.address
+    }
+
+    /// Sends a request and waits for its answer, at most `timeout` (and at most
+    /// [`DEADLINE_MS_MAX`]), counted from when the call is first polled, which must be within a
+    /// tokio runtime. The call borrows nothing and may be spawned.
+    ///
+    /// Dropping the call stops the waiting, not the work at the other end.
+    ///
+    /// # Errors
+    /// [`CallError`] tells apart whether the request may have reached the other end.
+    pub fn call(
+        &self,
+        request: Req,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Resp, CallError>> + Send + 'static + use<Req, Resp> {
+        self.clone().carry(request, timeout)
+    }
+
+    async fn carry(self, request: Req, timeout: Duration) -> Result<Resp, CallError> {
+        let timeout = timeout.min(Duration::from_millis(u64::from(DEADLINE_MS_MAX)));
+        let asked = Instant::now();
+        let deadline = asked + timeout;
+        let late = |_| self.no_connection(timeout);
+        let mut state = timeout_at(deadline, self.shared.state.lock()).await.map_err(late)?;
+        let connected = timeout_at(deadline, state.connection(&self.shared, asked)).await;
+        let up = connected.map_err(late)??;
+        let heard = up.heard.load(Ordering::Relaxed);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut answer = pin!(up.channel.call(context_in(left), request));
+        // The first poll puts the request in line. Only then may the next caller have the
+        // connection, so that calls leave in order.
+        let outcome = match futures::poll!(answer.as_mut()) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => {
+                drop(state);
+                match timeout_at(deadline, answer).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Err(RpcError::DeadlineExceeded),
+                }
+            }
+        };
+        outcome.map_err(|error| {
+            if matches!(error, RpcError::DeadlineExceeded) {
+                up.note_silence(heard);
+            }
+            self.explain(error, timeout)
+        })
+    }
+
+    /// There was no connection in time. Why the last dial failed says more than that.
+    fn no_connection(&self, timeout: Duration) -> ConnectError {
+        if let Some((_, why)) = &*self.shared.failed() {
+            return why.clone();
+        }
+        ConnectError::TimedOut { address: self.shared.address.clone(), after_ms: in_ms(timeout) }
+    }
+
+    /// The answer was to another call: the peer is not what it says it is.
+    #[must_use]
+    pub fn wrong_answer(&self) -> CallError {
+        let why = "its answer is of another call; both ends must run the same version".to_owned();
+        CallError::Lost { address: self.shared.address.clone(), why }
+    }
+
+    fn explain(&self, error: RpcError, timeout: Duration) -> CallError {
+        let address = self.shared.address.clone();
+        let why = match error {
+            RpcError::DeadlineExceeded => {
+                return CallError::TimedOut { address, after_ms: in_ms(timeout) };
+            }
+            RpcError::Send(error) => {
+                return CallError::Unsendable(match error.downcast::<FrameError>() {
+                    Ok(error) => *error,
+                    Err(other) => FrameError::Unencodable { what: other.to_string() },
+                });
+            }
+            RpcError::Shutdown => "the connection was closed".to_owned(),
+            RpcError::Channel(error) => std::error::Error::source(&error)
+                .map_or_else(|| error.to_string(), ToString::to_string),
+            RpcError::Server(error) => error.detail,
+        };
+        CallError::Lost { address, why }
+    }
+}
+
+impl<Req: Message + Named, Resp: Message> State<Req, Resp> {
+    /// The connection, dialed where there is none. Safe to drop and call again.
+    async fn connection(
+        &mut self,
+        shared: &Shared<Req, Resp>,
+        asked: Instant,
+    ) -> Result<Arc<Up<Req, Resp>>, ConnectError> {
+        loop {
+            match &mut self.phase {
+                Phase::Up(up) if up.is_usable() => return Ok(Arc::clone(up)),
+                Phase::Up(up) => {
+                    // One that never brought anything counts as a dial that failed, so that a
+                    // peer that hangs up at once is not dialed without a pause.
+                    if up.heard.load(Ordering::Relaxed) == 0 {
+                        self.pause();
+                    } else {
+                        self.failures = 0;
+                    }
+                    self.phase = Phase::Down;
+                }
+                Phase::Down => {
+                    match &*shared.failed() {
+                        Some((at, why)) if asked <= *at => return Err(why.clone()),
+                        _ => {}
+                    }
+                    sleep_until(self.redial_at).await;
+                    self.phase = Phase::Dialing(tokio::spawn(shared.dial()));
+                }
+                Phase::Dialing(dial) => {
+                    let outcome = dial.await.unwrap_or_else(|error| {
+                        let address = shared.address.clone();
+                        Err(ConnectError::Failed { address, why: error.to_string() })
+                    });
+                    match outcome {
+                        Ok(up) => {
+                            *shared.failed() = None;
+                            self.phase = Phase::Up(Arc::new(up));
+                        }
+                        Err(why) => {
+                            *shared.failed() = Some((Instant::now(), why));
+                            self.pause();
+                            self.phase = Phase::Down;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn pause(&mut self) {
+        let pause_ms = REDIAL_MS_MIN.saturating_mul(1 << self.failures.min(16)).min(REDIAL_MS_MAX);
+        self.failures = self.failures.saturating_add(1);
+        self.redial_at = Instant::now() + Duration::from_millis(pause_ms);
+    }
+}
+
+impl<Req, Resp> Shared<Req, Resp> {
+    fn failed(&self) -> std::sync::MutexGuard<'_, Option<(Instant, ConnectError)>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<Req: Message + Named, Resp: Message> Shared<Req, Resp> {
+    fn dial(
+        &self,
+    ) -> impl Future<Output = Result<Up<Req, Resp>, ConnectError>> + Send + 'static + use<Req, Resp>
+    {
+        let address = self.address.clone();
+        let hello = Hello::new(self.service, self.cluster.get());
+        async move {
+            let timeout = Duration::from_millis(DIAL_TIMEOUT_MS);
+            let connection = connect::<Req, Resp>(&address, hello, timeout).await?;
+            let heard = connection.heard();
+            let (channel, task) = spawn_client(connection);
+            Ok(Up { channel, task, heard, silent_at: AtomicU64::new(0) })
+        }
+    }
+}
+
+impl<Req, Resp> Up<Req, Resp> {
+    fn is_usable(&self) -> bool {
+        let silent_at = self.silent_at.load(Ordering::Relaxed);
+        let heard = self.heard.load(Ordering::Relaxed);
+        !self.task.is_finished() && (silent_at == 0 || heard >= silent_at)
+    }
+
+    /// A call that was sent when this many messages had arrived has timed out.
+    fn note_silence(&self, heard: u64) {
+        if self.heard.load(Ordering::Relaxed) == heard {
+            self.silent_at.store(heard + 1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn in_ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl<Req, Resp> Clone for Link<Req, Resp> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<Req, Resp> fmt::Debug for Link<Req, Resp> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("address", &self.shared.address)
+            .field("service", &self.shared.service)
+            .finish_non_exhaustive()
+    }
+}

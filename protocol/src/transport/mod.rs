@@ -1,0 +1,114 @@
+//! The transport: what carries the messages of [`rpc`](crate::rpc) between processes.
+//!
+//! tarpc gives the calls, their ids and the bookkeeping on both ends. Underneath it stands our
+//! own small transport, because what reaches a port must be checked before anything else sees it.
+//!
+//! * An acceptor has a [`Listener`]. Each [`Accepted`] connection names its [`Service`]; as a
+//!   connection of that service's request and response types it goes to [`serve_channel`], which
+//!   hands every request to an inbox with a [`Responder`].
+//! * A dialer has a [`Link`] for each service at each address. It dials when it is first called
+//!   and again whenever it must. [`CallError`] tells whether a request may have been done.
+//! * Both share a [`KnownCluster`], set once the process knows where it belongs.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use quorate_protocol::transport::{KnownCluster, Link, Listener, Service, serve_channel};
+//! # mod service {
+//! #[tarpc::service]
+//! pub trait Echo {
+//!     async fn echo(text: String) -> String;
+//! }
+//! # }
+//! # use service::{EchoRequest, EchoResponse};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let cluster = KnownCluster::default();
+//! let mut listener = Listener::bind("127.0.0.1:0", Service::OF_NODE, cluster.clone()).await?;
+//! let address = listener.local_address()?.to_string();
+//!
+//! tokio::spawn(async move {
+//!     loop {
+//!         // An error concerns one connection; a process would trace it and go on.
+//!         let Ok(accepted) = listener.accept().await else { continue };
+//!         match accepted.service() {
+//!             Service::Store => {
+//!                 let connection = accepted.into_connection::<EchoRequest, EchoResponse>();
+//!                 tokio::spawn(serve_channel(connection, |request, responder| {
+//!                     // A process would put both into its core's inbox and answer later.
+//!                     let EchoRequest::Echo { text } = request;
+//!                     responder.send(EchoResponse::Echo(text));
+//!                 }));
+//!             }
+//!             // `accepted.detach()` takes a connection to another thread's runtime.
+//!             _ => drop(accepted),
+//!         }
+//!     }
+//! });
+//!
+//! let link = Link::<EchoRequest, EchoResponse>::new(address, Service::Store, cluster);
+//! let request = EchoRequest::Echo { text: "hello".to_owned() };
+//! let EchoResponse::Echo(text) = link.call(request, Duration::from_secs(5)).await?;
+//! assert_eq!(text, "hello");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The modules, in reading order:
+//!
+//! * [`hello`]: magic, version, cluster and service, said by both ends before any frame.
+//! * [`frame`]: bounded frames.
+//! * [`wire`]: tarpc's messages in our own form, deadlines clamped on receipt.
+//! * [`connection`]: a socket after its hello, as a stream and a sink of messages.
+//! * [`dial`], [`accept`]: how a connection comes about.
+//! * [`serve`]: one connection's requests into an inbox, its answers back.
+//! * [`link`]: a client that dials again by itself.
+//!
+//! # Bounds
+//!
+//! | what | at most | there |
+//! | --- | --- | --- |
+//! | a hello | [`HELLO_BYTES`](hello::HELLO_BYTES), [`HELLO_TIMEOUT_MS`](hello::HELLO_TIMEOUT_MS) | the connection ends |
+//! | hellos at once | [`HELLOS_MAX`](accept::HELLOS_MAX) | the rest wait in the system's queue |
+//! | connections | [`CLIENT_CONNECTIONS_MAX`](accept::CLIENT_CONNECTIONS_MAX), [`PEER_CONNECTIONS_MAX`](accept::PEER_CONNECTIONS_MAX) | the next is told `Busy` |
+//! | a frame | [`FRAME_BYTES_MAX`] | from the peer: the connection ends; our own: that call fails |
+//! | unsent output | [`WRITE_BUFFER_BYTES`](connection::WRITE_BUFFER_BYTES) and one frame | no more answers or calls are taken up |
+//! | a peer that reads nothing | [`WRITE_STALL_MS_MAX`](connection::WRITE_STALL_MS_MAX) | the connection ends |
+//! | unanswered requests of a connection | [`IN_FLIGHT_MAX`], [`IN_FLIGHT_BYTES_MAX`](serve::IN_FLIGHT_BYTES_MAX) | no more is read; the dialer's calls wait |
+//! | a call | [`DEADLINE_MS_MAX`] | it times out |
+//! | a dial | [`DIAL_TIMEOUT_MS`](link::DIAL_TIMEOUT_MS) | it fails; the next waits up to [`REDIAL_MS_MAX`](link::REDIAL_MS_MAX) |
+//!
+//! What is deliberately absent: retries of calls (who may ask again, and with which token, is
+//! the callers' matter), encryption and authentication (a trusted domain, S002-11), and logging.
+//! tarpc traces on its own under the target `tarpc`, errors for every missed deadline among it:
+//! a process should filter that target out.
+
+pub mod hello;
+pub mod frame;
+pub mod wire;
+pub mod connection;
+pub mod dial;
+pub mod accept;
+pub mod serve;
+pub mod link;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use accept::{AcceptError, Accepted, BindError, Detached, Listener, TurnedAway};
+pub use connection::{ClientConnection, Connection, ServerConnection};
+pub use dial::{ConnectError, IN_FLIGHT_MAX, connect, spawn_client};
+pub use frame::{FRAME_BYTES_MAX, FrameError};
+pub use hello::{Hello, KnownCluster, PROTOCOL_VERSION, Service};
+pub use link::{CallError, Link};
+pub use serve::{Responder, serve_channel};
+pub use wire::DEADLINE_MS_MAX;
+
+/// What a service's request and response types are: every one that `tarpc::service` makes is.
+pub trait Message: Serialize + DeserializeOwned + Send + 'static {}
+
+impl<M: Serialize + DeserializeOwned + Send + 'static> Message for M {}
+
+/// What a request type is besides.
+pub use tarpc::RequestName as Named;

@@ -1,0 +1,386 @@
+//! Serving: one connection's requests into an inbox, its answers back, many per flush.
+//!
+//! The core of a process handles requests in batches and answers them in any order and at any
+//! time, so tarpc's own way of serving (a task a request, dropped when the client goes away) does
+//! not fit: work that was begun is never cancelled here. tarpc's channel is driven as what it is
+//! underneath, a stream of requests and a sink of responses. It forgets a request that was
+//! cancelled or is past its deadline, and then drops the answer; the work itself is none of its
+//! business.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use futures::{Sink, Stream};
+use tarpc::server::{BaseChannel, TrackedRequest};
+use tarpc::{ChannelError, Response, ServerError};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+
+use super::Message;
+use super::connection::ServerConnection;
+use super::dial::IN_FLIGHT_MAX;
+use super::frame::FrameError;
+use super::wire::unanswered;
+
+/// When the unanswered requests of one connection come to this much, no more is read: together
+/// with one frame, all that one client can make a process hold.
+pub const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+
+/// Serves one connection until its client is done or it fails: every request that arrives is
+/// handed to `inbox` with the [`Responder`] for its answer.
+///
+/// `inbox` is called on the connection's own task and must not block. At most [`IN_FLIGHT_MAX`]
+/// requests of a connection, and about [`IN_FLIGHT_BYTES_MAX`] of them, are unanswered at once,
+/// whether their client still waits or not; then no more is read. Nor is it while the client
+/// leaves the answers lying. When the connection ends, requests that were handed out go on, and
+/// their answers are dropped.
+///
+/// # Errors
+/// What ended the connection, where it was not the client closing it.
+pub async fn serve_channel<Req, Resp, S>(
+    connection: ServerConnection<Req, Resp, S>,
+    inbox: impl FnMut(Req, Responder<Resp>),
+) -> Result<(), FrameError>
+where
+    Req: Message,
+    Resp: Message,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (sender, answers) = mpsc::unbounded_channel();
+    let channel = BaseChannel::with_defaults(connection);
+    let mut serving = Serving {
+        channel,
+        inbox,
+        sender,
+        answers,
+        unanswered: 0,
+        unanswered_bytes: 0,
+        input_ended: false,
+    };
+    let outcome = poll_fn(|cx| serving.poll(cx)).await;
+    outcome.map_err(|error| match error {
+        ChannelError::Read(e)
+        | ChannelError::Ready(e)
+        | ChannelError::Write(e)
+        | ChannelError::Flush(e)
+        | ChannelError::Close(e) => Arc::unwrap_or_clone(e),
+    })
+}
+
+/// The way back for one answer. May be kept for as long as the answer takes, and be given to
+/// another thread. Dropped unused, it tells the client that no answer will come.
+#[derive(Debug)]
+pub struct Responder<Resp> {
+    id: u64,
+    /// How long the request's frame was.
+    bytes: usize,
+    deadline: Instant,
+    /// Taken by the answer.
+    sender: Option<mpsc::UnboundedSender<Answer<Resp>>>,
+}
+
+/// An answer on its way from its responder to its connection.
+#[derive(Debug)]
+struct Answer<Resp> {
+    id: u64,
+    /// How long the request's frame was.
+    bytes: usize,
+    message: Result<Resp, ServerError>,
+}
+
+impl<Resp> Responder<Resp> {
+    /// Answers the request. Where the client no longer waits, nothing happens.
+    pub fn send(mut self, answer: Resp) {
+        self.put(Ok(answer));
+    }
+
+    /// When the client stops waiting.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    fn put(&mut self, message: Result<Resp, ServerError>) {
+        if let Some(sender) = self.sender.take() {
+            // Fails when the connection is gone: then there is nobody to tell.
+            let _ = sender.send(Answer { id: self.id, bytes: self.bytes, message });
+        }
+    }
+}
+
+impl<Resp> Drop for Responder<Resp> {
+    fn drop(&mut self) {
+        self.put(Err(unanswered()));
+    }
+}
+
+/// One connection being served.
+struct Serving<Req, Resp, S, F> {
+    channel: BaseChannel<Req, Resp, ServerConnection<Req, Resp, S>>,
+    inbox: F,
+    sender: mpsc::UnboundedSender<Answer<Resp>>,
+    /// Holds no more than `unanswered`.
+    answers: mpsc::UnboundedReceiver<Answer<Resp>>,
+    /// How many responders are out, or have their answers in `answers`. At most
+    /// [`IN_FLIGHT_MAX`]; tarpc's own count leaves out what was cancelled.
+    unanswered: usize,
+    /// What their requests came to on the wire.
+    unanswered_bytes: usize,
+    input_ended: bool,
+}
+
+type Outcome<T> = Result<T, ChannelError<FrameError>>;
+
+impl<Req, Resp, S, F> Serving<Req, Resp, S, F>
+where
+    Req: Message,
+    Resp: Message,
+    S: AsyncRead + AsyncWrite + Unpin,
+    F: FnMut(Req, Responder<Resp>),
+{
+    /// One round: every answer that is ready, every request that is there, one flush.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<()>> {
+        if self.put_answers(cx)? {
+            self.take_requests(cx)?;
+        }
+        let flushed = Pin::new(&mut self.channel).poll_flush(cx)?;
+        if !self.input_ended {
+            return Poll::Pending;
+        }
+        // The client sends nothing more and waits for nothing that is still out.
+        ready!(flushed);
+        Pin::new(&mut self.channel).poll_close(cx)
+    }
+
+    /// Puts the answers that are ready into the output; `false` when it is full.
+    fn put_answers(&mut self, cx: &mut Context<'_>) -> Outcome<bool> {
+        while Pin::new(&mut self.channel).poll_ready(cx)?.is_ready() {
+            let Poll::Ready(Some(Answer { id, bytes, message })) = self.answers.poll_recv(cx)
+            else {
+                return Ok(true);
+            };
+            self.unanswered -= 1;
+            self.unanswered_bytes -= bytes;
+            Pin::new(&mut self.channel).start_send(Response { request_id: id, message })?;
+        }
+        Ok(false)
+    }
+
+    fn may_take(&self) -> bool {
+        self.unanswered < IN_FLIGHT_MAX && self.unanswered_bytes < IN_FLIGHT_BYTES_MAX
+    }
+
+    fn take_requests(&mut self, cx: &mut Context<'_>) -> Outcome<()> {
+        while self.may_take() && !self.input_ended {
+            match Pin::new(&mut self.channel).poll_next(cx)? {
+                // Letting go of the rest of the tracked request cancels nothing: its guard is
+                // inert until it is made an `InFlightRequest`.
+                Poll::Ready(Some(TrackedRequest { request, .. })) => {
+                    let bytes = self.channel.get_ref().taken_bytes();
+                    self.unanswered += 1;
+                    self.unanswered_bytes += bytes;
+                    let responder = Responder {
+                        id: request.id,
+                        bytes,
+                        deadline: request.context.deadline,
+                        sender: Some(self.sender.clone()),
+                    };
+                    (self.inbox)(request.message, responder);
+                }
+                // Comes once the input has ended and no answer is waited for.
+                Poll::Ready(None) => self.input_ended = true,
+                Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::pin::pin;
+
+    use bytes::{Bytes, BytesMut};
+    use tarpc::{ClientMessage, Request};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::super::hello::{Hello, Service};
+    use super::super::wire::{Wire, context_in};
+    use super::*;
+    use crate::ids::ClusterId;
+
+    type Inbox = RefCell<Vec<(Bytes, Responder<Bytes>)>>;
+
+    fn serve(
+        stream: DuplexStream,
+        inbox: &Inbox,
+    ) -> impl Future<Output = Result<(), FrameError>> + '_ {
+        let hello = Hello::new(Service::Store, ClusterId(1));
+        let connection = ServerConnection::new(stream, hello, None);
+        serve_channel(connection, |request, responder| {
+            inbox.borrow_mut().push((request, responder));
+        })
+    }
+
+    fn requests(ids: std::ops::Range<u64>, body: &[u8]) -> BytesMut {
+        let mut frames = BytesMut::new();
+        for id in ids {
+            let context = context_in(std::time::Duration::from_secs(60));
+            let message = Bytes::copy_from_slice(body);
+            ClientMessage::Request(Request { context, id, message }).encode(&mut frames).unwrap();
+        }
+        frames
+    }
+
+    fn cancel(id: u64) -> BytesMut {
+        let mut frame = BytesMut::new();
+        let trace_context = context_in(std::time::Duration::ZERO).trace_context;
+        ClientMessage::<Bytes>::Cancel { trace_context, request_id: id }
+            .encode(&mut frame)
+            .unwrap();
+        frame
+    }
+
+    /// Lets the connection do all it can for now.
+    async fn settle(serving: &mut Pin<&mut impl Future<Output = Result<(), FrameError>>>) {
+        for _ in 0..1000 {
+            assert!(futures::poll!(serving.as_mut()).is_pending());
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn read_answer(client: &mut DuplexStream) -> Response<Bytes> {
+        let length = client.read_u32_le().await.unwrap();
+        let mut frame = BytesMut::from(&length.to_le_bytes()[..]);
+        frame.resize(4 + length as usize, 0);
+        client.read_exact(&mut frame[4..]).await.unwrap();
+        Response::decode(&mut frame).unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn requests_over_the_bound_wait_unread() {
+        let more = 10;
+        let (mut client, stream) = duplex(1 << 20);
+        client.write_all(&requests(0..(IN_FLIGHT_MAX + more) as u64, b"")).await.unwrap();
+        let inbox = Inbox::default();
+        let mut serving = pin!(serve(stream, &inbox));
+        settle(&mut serving).await;
+        assert_eq!(inbox.borrow().len(), IN_FLIGHT_MAX);
+
+        // As many as are answered are taken up.
+        let answered = inbox.borrow_mut().split_off(IN_FLIGHT_MAX - 3);
+        for (_, responder) in answered {
+            responder.send(Bytes::new());
+        }
+        settle(&mut serving).await;
+        assert_eq!(inbox.borrow().len(), IN_FLIGHT_MAX);
+    }
+
+    #[tokio::test]
+    async fn cancelled_requests_count_until_they_are_answered() {
+        let (mut client, stream) = duplex(1 << 20);
+        for id in 0..IN_FLIGHT_MAX as u64 + 1 {
+            client.write_all(&requests(id..id + 1, b"")).await.unwrap();
+            client.write_all(&cancel(id)).await.unwrap();
+        }
+        let inbox = Inbox::default();
+        let mut serving = pin!(serve(stream, &inbox));
+        settle(&mut serving).await;
+        assert_eq!(inbox.borrow().len(), IN_FLIGHT_MAX);
+    }
+
+    #[tokio::test]
+    async fn large_requests_are_bounded_by_their_bytes() {
+        let body = vec![0; 1 << 20];
+        let (mut client, stream) = duplex(4 << 20);
+        let inbox = Inbox::default();
+        let mut serving = pin!(serve(stream, &inbox));
+        let fits = IN_FLIGHT_BYTES_MAX / body.len();
+        let mut sending = pin!(async {
+            for id in 0..2 * fits as u64 {
+                client.write_all(&requests(id..id + 1, &body)).await.unwrap();
+            }
+        });
+        for _ in 0..10_000 {
+            assert!(futures::poll!(serving.as_mut()).is_pending());
+            assert!(futures::poll!(sending.as_mut()).is_pending());
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(inbox.borrow().len(), fits);
+    }
+
+    #[tokio::test]
+    async fn no_more_is_taken_from_a_client_that_leaves_its_answers_lying() {
+        let body = Bytes::from(vec![0; 100_000]);
+        let (mut client, stream) = duplex(1024);
+        let inbox = Inbox::default();
+        let mut serving = pin!(serve(stream, &inbox));
+        let mut id = 0;
+        loop {
+            let frame = requests(id..id + 1, b"");
+            if futures::poll!(pin!(client.write_all(&frame))).is_pending() {
+                break;
+            }
+            id += 1;
+            assert!(id < 1000, "nothing holds it back");
+            settle(&mut serving).await;
+            let taken = std::mem::take(&mut *inbox.borrow_mut());
+            for (_, responder) in taken {
+                responder.send(body.clone());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_request_runs_on_and_its_answer_is_dropped() {
+        let (mut client, stream) = duplex(1 << 16);
+        let inbox = Inbox::default();
+        let mut serving = pin!(serve(stream, &inbox));
+        client.write_all(&requests(1..3, b"")).await.unwrap();
+        client.write_all(&cancel(1)).await.unwrap();
+        settle(&mut serving).await;
+        let taken = std::mem::take(&mut *inbox.borrow_mut());
+        assert_eq!(taken.len(), 2);
+        for (_, responder) in taken {
+            responder.send(Bytes::from_static(b"done"));
+        }
+        settle(&mut serving).await;
+        let answer = read_answer(&mut client).await;
+        assert_eq!(answer, Response { request_id: 2, message: Ok(Bytes::from_static(b"done")) });
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_no_more_still_gets_its_answers() {
+        let (mut client, stream) = duplex(1 << 16);
+        let inbox = Inbox::default();
+        let mut serving = pin!(serve(stream, &inbox));
+        client.write_all(&requests(1..3, b"")).await.unwrap();
+        client.shutdown().await.unwrap();
+        settle(&mut serving).await;
+        let mut taken = std::mem::take(&mut *inbox.borrow_mut());
+        taken.pop().unwrap().1.send(Bytes::new());
+        drop(taken);
+        serving.await.unwrap();
+        let last = read_answer(&mut client).await;
+        assert_eq!(last, Response { request_id: 2, message: Ok(Bytes::new()) });
+        assert_eq!(read_answer(&mut client).await.message, Err(unanswered()));
+    }
+
+    #[tokio::test]
+    async fn answers_outlive_the_connection_harmlessly() {
+        let (mut client, stream) = duplex(1 << 16);
+        let inbox = Inbox::default();
+        client.write_all(&requests(1..2, b"")).await.unwrap();
+        client.write_all(&[1, 0]).await.unwrap();
+        drop(client);
+        assert_eq!(serve(stream, &inbox).await, Err(FrameError::Torn));
+        let taken = std::mem::take(&mut *inbox.borrow_mut());
+        for (_, responder) in taken {
+            responder.send(Bytes::new());
+        }
+    }
+}

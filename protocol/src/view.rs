@@ -1,0 +1,153 @@
+//! Views: who counts, and who orders.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, History, NodeId, StoreId};
+use crate::quorum;
+use crate::version::{Promise, Version};
+
+/// A sorted list of distinct nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Members(Vec<NodeId>);
+
+impl Members {
+    /// Whether `node` is one of them.
+    #[must_use]
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.0.binary_search(&node).is_ok()
+    }
+
+    /// How many they are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The members, lowest first.
+    pub fn iter(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// `w(n)` of these members.
+    #[must_use]
+    pub fn write_quorum(&self) -> usize {
+        quorum::write_quorum(self.len())
+    }
+
+    /// `r(n)` of these members.
+    #[must_use]
+    pub fn takeover_quorum(&self) -> usize {
+        quorum::takeover_quorum(self.len())
+    }
+
+    /// These and one more.
+    #[must_use]
+    pub fn with(&self, node: NodeId) -> Self {
+        self.iter().chain([node]).collect()
+    }
+
+    /// These but one.
+    #[must_use]
+    pub fn without(&self, node: NodeId) -> Self {
+        self.iter().filter(|member| *member != node).collect()
+    }
+
+    /// The members of either.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        self.iter().chain(other.iter()).collect()
+    }
+}
+
+impl FromIterator<NodeId> for Members {
+    fn from_iter<I: IntoIterator<Item = NodeId>>(nodes: I) -> Self {
+        let mut nodes: Vec<_> = nodes.into_iter().collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        Self(nodes)
+    }
+}
+
+impl<'de> Deserialize<'de> for Members {
+    /// Peers may send anything: the order is restored here, not trusted.
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(Vec::<NodeId>::deserialize(from)?.into_iter().collect())
+    }
+}
+
+impl fmt::Display for Members {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.iter().map(|member| member.to_string()).collect();
+        write!(f, "{{{}}}", names.join(" "))
+    }
+}
+
+/// A configuration of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct View {
+    /// The history it belongs to.
+    pub history: History,
+    /// The number of the proposal it came from.
+    pub epoch: Epoch,
+    /// Who orders and fans out.
+    pub coordinator: NodeId,
+    /// The nodes that count. The coordinator is one of them.
+    pub members: Members,
+}
+
+impl View {
+    /// What a node promises when it takes part in this view.
+    #[must_use]
+    pub fn promise(&self) -> Promise {
+        Promise { epoch: self.epoch, coordinator: self.coordinator }
+    }
+}
+
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{} {}", self.epoch, self.coordinator, self.members)?;
+        if self.history.0 > 0 { write!(f, " {}", self.history) } else { Ok(()) }
+    }
+}
+
+/// What the server knows of one registered node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    /// Where the node listens, as `host:port`.
+    pub address: String,
+    /// The store the node id is bound to.
+    pub store: StoreId,
+    /// Whether the store keeps its data across a restart of the process.
+    pub durable: bool,
+    /// A position below this on return means that the node lost data it had promised.
+    pub floor: Version,
+    /// Set while the node counts in no quorum because it lost data it had promised.
+    pub marked: bool,
+}
+
+/// The registered nodes.
+pub type Directory = BTreeMap<NodeId, Registration>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_sorted_and_distinct_whoever_sends_them() {
+        let members: Members = [3, 1, 3, 2].map(NodeId).into_iter().collect();
+        assert_eq!(members.to_string(), "{n1 n2 n3}");
+        let sent = postcard::to_stdvec(&vec![3u32, 1, 3, 2]).unwrap();
+        assert_eq!(postcard::from_bytes::<Members>(&sent).unwrap(), members);
+        assert_eq!(members.without(NodeId(2)).with(NodeId(9)).to_string(), "{n1 n3 n9}");
+    }
+}
