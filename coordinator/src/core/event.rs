@@ -1,0 +1,181 @@
+//! What happens to a coordinator.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_protocol::entry::{Answer, Frame, TokenId};
+use quorate_protocol::ids::{Epoch, NodeId};
+use quorate_protocol::record::{Key, Record};
+use quorate_protocol::rpc::Declined;
+use quorate_protocol::rpc::appoint::Appointment;
+use quorate_protocol::rpc::registry::{LiveAnswer, RegistryError};
+use quorate_protocol::rpc::replica::{Appended, NodeReport, Prepared, Pulled};
+use quorate_protocol::rpc::store::{Change, Read};
+use quorate_protocol::settings::Settings;
+use quorate_protocol::time::Moment;
+use quorate_protocol::version::{Promise, Version};
+use quorate_protocol::view::View;
+
+/// Names a client's request until it is answered. Minted by the shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Names one append, so that a late answer is not taken for the answer to a later one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sequence(pub u64);
+
+/// Frames as encoded once, with their entries beside them for the coordinator's own replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The bytes: the same to every member and in every log.
+    pub bytes: Bytes,
+    /// The frames in them.
+    pub frames: Arc<[Frame]>,
+}
+
+impl Batch {
+    /// The version of the last entry.
+    #[must_use]
+    pub fn last(&self) -> Option<Version> {
+        self.frames.last().map(|frame| frame.entry.version)
+    }
+}
+
+/// A call that was not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unanswered;
+
+/// One thing that happens. The shell hands over everything that is ready and then says
+/// [`Event::Drained`], at which batches and read rounds leave.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// From the server (directly, or as the answer to a proposal of ours): take this over.
+    Appointed(Box<Appointment>),
+    /// From a client: change a key. Answered by [`Effect::Changed`](super::Effect::Changed).
+    Change {
+        /// Names the request.
+        ticket: Ticket,
+        /// What to do.
+        change: Change,
+        /// After this nobody waits for the answer any more.
+        deadline: Moment,
+    },
+    /// From a client: a majority read. Answered by [`Effect::Read`](super::Effect::Read).
+    Read {
+        /// Names the request.
+        ticket: Ticket,
+        /// What to read.
+        read: Read,
+        /// After this nobody waits for the answer any more.
+        deadline: Moment,
+    },
+    /// A node's answer to `prepare`.
+    Prepared {
+        /// Who answers.
+        from: NodeId,
+        /// For which epoch it was asked.
+        epoch: Epoch,
+        /// Its answer.
+        answer: Result<Result<Prepared, Declined>, Unanswered>,
+    },
+    /// A node's answer to an append.
+    Appended {
+        /// Who answers.
+        from: NodeId,
+        /// To which append.
+        sequence: Sequence,
+        /// The epoch it was sent in.
+        epoch: Epoch,
+        /// Its answer.
+        answer: Result<Appended, Unanswered>,
+    },
+    /// The winner's answer to `pull`, its batch checked and decoded by the shell.
+    Pulled {
+        /// Who answers.
+        from: NodeId,
+        /// For which epoch it was asked.
+        epoch: Epoch,
+        /// Its answer; a batch that does not decode counts as unanswered.
+        answer: Result<(Pulled, Batch), Unanswered>,
+    },
+    /// A member's records, where this coordinator was the odd one of a round.
+    Fetched {
+        /// Who answers.
+        from: NodeId,
+        /// For which epoch it was asked.
+        epoch: Epoch,
+        /// The records, in the order asked for.
+        answer: Option<Vec<(Key, Option<Record>)>>,
+    },
+    /// Our own replica finished a state copy (or gave it up).
+    Copied,
+    /// Our own state is complete up to here.
+    Applied(Version),
+    /// The server's answer to `activate`.
+    Activated {
+        /// For which epoch it was asked.
+        epoch: Epoch,
+        /// Its answer.
+        answer: Result<Result<View, RegistryError>, Unanswered>,
+    },
+    /// The server's answer to `propose_members`.
+    Proposed {
+        /// The epoch in which it was asked.
+        epoch: Epoch,
+        /// Its answer.
+        answer: Result<Result<View, RegistryError>, Unanswered>,
+    },
+    /// The server's answer to `report_live`.
+    Live {
+        /// The epoch in which it was asked.
+        epoch: Epoch,
+        /// Its answer.
+        answer: Result<Result<Box<LiveAnswer>, RegistryError>, Unanswered>,
+    },
+    /// From a node, this one included: another one is silent.
+    Reported(NodeReport),
+    /// From the heartbeats: a node announced that it is about to stop, or is back and does not.
+    Leaving {
+        /// Which.
+        node: NodeId,
+        /// Whether it stops.
+        leaving: bool,
+    },
+    /// The settings changed. Heard before our own state follows them, so that no request is
+    /// looked for further back than the state remembers.
+    Settings(Box<Settings>),
+    /// This process was asked to stop.
+    Stop,
+    /// Everything that was ready has been handed over.
+    Drained,
+    /// Time has passed.
+    Tick,
+}
+
+/// What the coordinator reads of its own replica. Nothing here may block.
+pub trait Records {
+    /// What the state holds at `key`; an error where its checksum is wrong.
+    ///
+    /// # Errors
+    /// The record is damaged.
+    fn get(&self, key: &Key) -> Result<Option<Record>, Unreadable>;
+    /// What a request was told, if the dedup table has it.
+    fn token(&self, id: TokenId) -> Option<(Version, Answer)>;
+    /// Up to where the state is complete.
+    fn applied(&self) -> Version;
+    /// The newest promise of our own replica, durable or on its way to be. Once it is another
+    /// coordinator's, our own replica counts for us no more than any other that promised.
+    fn promised(&self) -> Promise;
+    /// Where the log starts: it can give out entries after this one.
+    fn log_base(&self) -> Version;
+    /// The last entry of the log.
+    fn log_last(&self) -> Version;
+    /// The last entry of the log that may be common with a log that ends in `other`.
+    fn log_hint(&self, other: Version) -> Version;
+    /// Whether another batch may be taken: the state keeps up and the log is within its bound.
+    fn has_room(&self) -> bool;
+}
+
+/// A record that fails its checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreadable;

@@ -1,0 +1,359 @@
+//! Ordering: requests become entries, entries become batches, commits become answers (design §4).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use quorate_protocol::entry::{Answer, Entry, Frame, Mutation, Token, TokenId};
+use quorate_protocol::ids::Index;
+use quorate_protocol::record::{Digest, Key};
+use quorate_protocol::rpc::store::{Change, ChangeReply, Command, Refused};
+use quorate_protocol::settings::{Patterns, Settings};
+use quorate_protocol::time::Moment;
+use quorate_protocol::version::Version;
+
+use super::effect::Effect;
+use super::event::{Batch, Records, Ticket};
+
+/// How many changes may wait to be ordered; more are told that the coordinator is busy.
+pub const CHANGES_WAITING_MAX: usize = 1 << 16;
+/// How many bytes of keys and values may wait to be ordered; the same happens there.
+pub const CHANGES_WAITING_BYTES_MAX: usize = 256 << 20;
+/// How many entries one batch holds; the rest waits for the next.
+pub const BATCH_ENTRIES_MAX: usize = 4_096;
+/// How many bytes of frames one batch holds, the last entry aside.
+pub const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// A change that waits to be ordered.
+#[derive(Clone, Debug)]
+struct Waiting {
+    ticket: Ticket,
+    change: Change,
+    deadline: Moment,
+}
+
+impl Waiting {
+    fn bytes(&self) -> usize {
+        match &self.change.command {
+            Command::Write { key, value } => key.len() + value.len(),
+            Command::Delete { key } => key.len(),
+        }
+    }
+}
+
+/// An entry from its ordering until our own state has applied it.
+#[derive(Clone, Debug)]
+struct Ordered {
+    version: Version,
+    token: Option<TokenId>,
+    answer: Answer,
+    /// The key it changes, and whether the key holds a value afterwards.
+    key: Option<(Key, bool)>,
+    /// Who waits for it: the first attempt and its retries.
+    tickets: Vec<Ticket>,
+}
+
+/// Deletes a key whose copies differ without a majority, if nobody changed it meanwhile.
+#[derive(Clone, Debug)]
+pub(super) struct Clear {
+    pub(super) key: Key,
+    pub(super) found: Digest,
+}
+
+/// The line in which requests wait for their order and their answer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Orderer {
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+    clears: VecDeque<Clear>,
+    /// Not yet applied here, in order. A prefix of it is committed.
+    ordered: VecDeque<Ordered>,
+    /// How many of `ordered` are committed: their tickets are answered.
+    committed: usize,
+    /// Tokens of `ordered`, by which a retry finds its original.
+    tokens: BTreeMap<TokenId, Index>,
+    /// Whether a key in `ordered` holds a value after the newest entry that changes it.
+    keys: BTreeMap<Key, (Index, bool)>,
+}
+
+impl Orderer {
+    /// Takes a change in line.
+    pub(super) fn wait(
+        &mut self,
+        ticket: Ticket,
+        change: Change,
+        deadline: Moment,
+        effects: &mut Vec<Effect>,
+    ) {
+        let waiting = Waiting { ticket, change, deadline };
+        let bytes = self.waiting_bytes + waiting.bytes();
+        if self.waiting.len() >= CHANGES_WAITING_MAX || bytes > CHANGES_WAITING_BYTES_MAX {
+            effects.push(refuse(ticket, Refused::Busy));
+            return;
+        }
+        self.waiting_bytes = bytes;
+        self.waiting.push_back(waiting);
+    }
+
+    /// Takes a conditional clear in line; it goes before the changes that wait.
+    pub(super) fn clear(&mut self, clear: Clear) {
+        if self.clears.len() < BATCH_ENTRIES_MAX {
+            self.clears.push_back(clear);
+        }
+    }
+
+    /// Whether anything waits to be ordered.
+    pub(super) fn has_work(&self) -> bool {
+        !self.waiting.is_empty() || !self.clears.is_empty()
+    }
+
+    /// The barrier that opens an epoch.
+    pub(super) fn barrier(&mut self, version: Version) -> Batch {
+        let mut batch = Builder::default();
+        self.add(&mut batch, Entry::barrier(version), None, Vec::new());
+        batch.finish()
+    }
+
+    /// Orders what waits behind `tail`, as much as one batch holds. Requests that need no entry
+    /// are answered.
+    pub(super) fn order(
+        &mut self,
+        now: Moment,
+        tail: Version,
+        (settings, patterns): (&Settings, &Patterns),
+        records: &impl Records,
+        effects: &mut Vec<Effect>,
+    ) -> Batch {
+        let mut batch = Builder::default();
+        let mut tail = tail;
+        while let Some(clear) = self.clears.pop_front() {
+            if self.still_holds(&clear, records) {
+                tail.index = tail.index.next();
+                let mutations = vec![Mutation::Delete { key: clear.key.clone() }];
+                let entry =
+                    Entry { version: tail, token: None, mutations, answer: Answer::Cleared };
+                self.add(&mut batch, entry, Some((clear.key, false)), Vec::new());
+            }
+        }
+        while !batch.is_full() {
+            let Some(waiting) = self.waiting.pop_front() else { break };
+            self.waiting_bytes -= waiting.bytes();
+            let Waiting { ticket, change: Change { token, command }, deadline } = waiting;
+            if now >= deadline {
+                // Nobody waits for it any more, and nothing of it has happened.
+                effects.push(refuse(ticket, Refused::NotServing));
+                continue;
+            }
+            // The token first (design §4): a retry gets the first answer, whatever else holds.
+            if let Some(reply) = self.known(ticket, &token, tail.index, settings, records) {
+                effects.extend(reply.map(|reply| Effect::Changed { ticket, reply }));
+                continue;
+            }
+            if let Err(refused) = check(&command, patterns) {
+                effects.push(refuse(ticket, refused));
+                continue;
+            }
+            let Ok((mutations, answer, key)) = self.decide(command, records) else {
+                effects.push(refuse(ticket, Refused::Damaged));
+                continue;
+            };
+            tail.index = tail.index.next();
+            let entry = Entry { version: tail, token: Some(token), mutations, answer };
+            self.add(&mut batch, entry, key, vec![ticket]);
+        }
+        batch.finish()
+    }
+
+    /// What is known of a token. `Some(None)` when the ticket now waits with the original.
+    fn known(
+        &mut self,
+        ticket: Ticket,
+        token: &Token,
+        last: Index,
+        settings: &Settings,
+        records: &impl Records,
+    ) -> Option<Option<ChangeReply>> {
+        if let Some(index) = self.tokens.get(&token.id()) {
+            let first = self.ordered.front()?.version.index;
+            let at = usize::try_from(index.0.checked_sub(first.0)?).ok()?;
+            let ordered = self.ordered.get_mut(at)?;
+            if at < self.committed {
+                let (version, answer) = (ordered.version, ordered.answer);
+                return Some(Some(ChangeReply::Applied { version, answer }));
+            }
+            ordered.tickets.push(ticket);
+            return Some(None);
+        }
+        if let Some((version, answer)) = records.token(token.id()) {
+            return Some(Some(ChangeReply::Applied { version, answer }));
+        }
+        let forgotten = token.born.0.saturating_add(settings.dedup_window) < last.0;
+        forgotten.then_some(Some(ChangeReply::Expired))
+    }
+
+    /// What a command comes to, against the state and everything ordered before it.
+    #[expect(clippy::type_complexity, reason = "the three parts of one entry, used once")]
+    fn decide(
+        &self,
+        command: Command,
+        records: &impl Records,
+    ) -> Result<(Vec<Mutation>, Answer, Option<(Key, bool)>), super::event::Unreadable> {
+        Ok(match command {
+            Command::Write { key, value } => {
+                let put = Mutation::Put { key: key.clone(), value, expires: None };
+                (vec![put], Answer::Written, Some((key, true)))
+            }
+            Command::Delete { key } => {
+                let there = match self.keys.get(&key) {
+                    Some((_, there)) => *there,
+                    None => records.get(&key)?.is_some_and(|record| record.value.is_some()),
+                };
+                if there {
+                    let delete = Mutation::Delete { key: key.clone() };
+                    (vec![delete], Answer::Deleted, Some((key, false)))
+                } else {
+                    // An entry too: that the key was missing is as linearizable as any answer.
+                    (Vec::new(), Answer::Missing, None)
+                }
+            }
+        })
+    }
+
+    fn still_holds(&self, clear: &Clear, records: &impl Records) -> bool {
+        !self.keys.contains_key(&clear.key)
+            && records.get(&clear.key).is_ok_and(|record| {
+                Digest::of(&clear.key, record.as_ref(), records.applied()) == clear.found
+            })
+    }
+
+    fn add(
+        &mut self,
+        batch: &mut Builder,
+        entry: Entry,
+        key: Option<(Key, bool)>,
+        tickets: Vec<Ticket>,
+    ) {
+        let version = entry.version;
+        let token = entry.token.map(|token| token.id());
+        if let Some(token) = token {
+            self.tokens.insert(token, version.index);
+        }
+        if let Some((key, there)) = &key {
+            self.keys.insert(key.clone(), (version.index, *there));
+        }
+        self.ordered.push_back(Ordered { version, token, answer: entry.answer, key, tickets });
+        batch.push(entry);
+    }
+
+    /// Everything up to `committed` is committed: answers those who waited for it.
+    pub(super) fn commit(&mut self, committed: Version, effects: &mut Vec<Effect>) {
+        while let Some(ordered) = self.ordered.get_mut(self.committed) {
+            if ordered.version > committed {
+                break;
+            }
+            self.committed += 1;
+            let (version, answer) = (ordered.version, ordered.answer);
+            for ticket in ordered.tickets.drain(..) {
+                let reply = ChangeReply::Applied { version, answer };
+                effects.push(Effect::Changed { ticket, reply });
+            }
+        }
+    }
+
+    /// Our own state holds everything up to `applied`: what is there need not be kept here.
+    pub(super) fn applied(&mut self, applied: Version) {
+        while self.committed > 0
+            && let Some(first) = self.ordered.front()
+            && first.version <= applied
+        {
+            let Some(ordered) = self.ordered.pop_front() else { break };
+            self.committed -= 1;
+            let index = ordered.version.index;
+            if let Some(token) = ordered.token
+                && self.tokens.get(&token) == Some(&index)
+            {
+                self.tokens.remove(&token);
+            }
+            if let Some((key, _)) = ordered.key
+                && self.keys.get(&key).is_some_and(|(newest, _)| *newest == index)
+            {
+                self.keys.remove(&key);
+            }
+        }
+    }
+
+    /// Gives up everything that was ordered: whether it happens is up to the next coordinator.
+    pub(super) fn abandon_ordered(&mut self, effects: &mut Vec<Effect>) {
+        for ordered in self.ordered.drain(..) {
+            for ticket in ordered.tickets {
+                effects.push(Effect::Changed { ticket, reply: ChangeReply::Unknown });
+            }
+        }
+        self.committed = 0;
+        self.tokens.clear();
+        self.keys.clear();
+        self.clears.clear();
+    }
+
+    /// Gives up everything that waits: none of it has happened.
+    pub(super) fn refuse_waiting(&mut self, refused: &Refused, effects: &mut Vec<Effect>) {
+        self.waiting_bytes = 0;
+        for waiting in self.waiting.drain(..) {
+            effects.push(refuse(waiting.ticket, refused.clone()));
+        }
+    }
+
+    /// Refuses what has waited past its deadline.
+    pub(super) fn expire(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        let bytes = &mut self.waiting_bytes;
+        self.waiting.retain(|waiting| {
+            let keep = now < waiting.deadline;
+            if !keep {
+                *bytes -= waiting.bytes();
+                effects.push(refuse(waiting.ticket, Refused::NotServing));
+            }
+            keep
+        });
+    }
+
+    /// Since when the oldest ordered entry waits to be committed: its version.
+    pub(super) fn oldest_uncommitted(&self) -> Option<Version> {
+        self.ordered.get(self.committed).map(|ordered| ordered.version)
+    }
+}
+
+fn check(command: &Command, patterns: &Patterns) -> Result<(), Refused> {
+    let key = command.key();
+    patterns.check_key(key).map_err(|why| Refused::InvalidKey { why })?;
+    if let Command::Write { value, .. } = command {
+        patterns.check_value(value).map_err(|why| Refused::InvalidValue { why })?;
+    }
+    Ok(())
+}
+
+pub(super) fn refuse(ticket: Ticket, refused: Refused) -> Effect {
+    Effect::Changed { ticket, reply: ChangeReply::Refused(refused) }
+}
+
+/// A batch in the making.
+#[derive(Default)]
+struct Builder {
+    bytes: BytesMut,
+    frames: Vec<Frame>,
+}
+
+impl Builder {
+    fn is_full(&self) -> bool {
+        self.frames.len() >= BATCH_ENTRIES_MAX || self.bytes.len() >= BATCH_BYTES_MAX
+    }
+
+    fn push(&mut self, entry: Entry) {
+        let start = self.bytes.len();
+        entry.encode(&mut self.bytes);
+        self.frames.push(Frame { entry, start, end: self.bytes.len() });
+    }
+
+    fn finish(self) -> Batch {
+        Batch { bytes: self.bytes.freeze(), frames: Arc::from(self.frames) }
+    }
+}
