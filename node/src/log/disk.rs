@@ -1,0 +1,387 @@
+//! The log on disk: opening it for use, writing groups, dropping segments.
+//!
+//! How it is laid out, and why it can be trusted, is told at the head of [`super`].
+
+use std::collections::VecDeque;
+use std::io;
+
+use bytes::Bytes;
+use quorate_protocol::ids::{Index, StoreId};
+
+use super::files::{Files, LogFile};
+use super::ledger::Ledger;
+use super::read::Reader;
+use super::recover::{self, OpenError, OpenReport, Recovered, Segment};
+use super::segment::{self, FileName, SegmentHeader};
+use super::shape::Shape;
+use super::{FAILED, Log, LogOp, Meta, ReadError, book, group};
+
+/// How many dropped segments are kept to be overwritten; more are removed.
+pub const SPARES_MAX: usize = 4;
+
+/// The shortest segment: a header and as much again.
+pub const SEGMENT_BYTES_MIN: u64 = 2 * segment::HEADER_BYTES as u64;
+
+/// The longest segment to ask for; one that a great group needs may be longer.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+/// Segments made for one great group are a multiple of this.
+const ROUND_BYTES: u64 = 4096;
+
+/// How a log is kept on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskOptions {
+    /// The store the log belongs to.
+    pub store: StoreId,
+    /// The length of a segment, from [`SEGMENT_BYTES_MIN`] to [`SEGMENT_BYTES_MAX`]. A group that
+    /// is longer gets a longer segment. May differ from the last time.
+    pub segment_bytes: u64,
+}
+
+impl DiskOptions {
+    /// The usual options.
+    #[must_use]
+    pub fn new(store: StoreId) -> Self {
+        Self { store, segment_bytes: 16 << 20 }
+    }
+}
+
+/// A log in a directory.
+#[derive(Debug)]
+pub struct DiskLog<F: Files> {
+    /// Before `files`, so that they are closed before the lock is let go.
+    segments: VecDeque<Segment<F::File>>,
+    files: F,
+    options: DiskOptions,
+    ledger: Ledger,
+    /// The sequence number of the next group.
+    sequence: u64,
+    /// The highest number any segment ever had.
+    newest: u64,
+    /// The numbers of the spares.
+    spares: Vec<u64>,
+    /// A group's header and items; kept for its memory.
+    head: Vec<u8>,
+    /// True from the beginning of each change until it succeeded.
+    failed: bool,
+}
+
+impl<F: Files> DiskLog<F> {
+    /// Opens the log in a directory, or begins one where there is none.
+    ///
+    /// Where the report tells of rot, the log holds what stands before the damage, and is marked:
+    /// the node lost what it had promised.
+    ///
+    /// # Errors
+    /// Where the directory is in use, foreign, of another format, incomplete, or the disk fails.
+    ///
+    /// # Panics
+    /// When the segment length is out of bounds.
+    pub fn open(mut files: F, options: DiskOptions) -> Result<(Self, OpenReport), OpenError> {
+        let bounds = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+        assert!(bounds.contains(&options.segment_bytes), "segments of {bounds:?} bytes");
+        let found = recover::recover(&mut files, options.store)?;
+        let place = files.place();
+        Self::settle(files, options, found).map_err(|source| OpenError::Io { file: place, source })
+    }
+
+    /// What `open` would find. Changes nothing, and fails where the log is in use.
+    ///
+    /// # Errors
+    /// As `open`, as far as it only reads.
+    pub fn inspect(mut files: F, store: StoreId) -> Result<OpenReport, OpenError> {
+        recover::recover(&mut files, store).map(|found| found.report)
+    }
+
+    /// The log as `open` would find it, to be read and not to be changed. Fails where the log is in
+    /// use.
+    ///
+    /// # Errors
+    /// As `open`, as far as it only reads.
+    pub fn look(mut files: F, store: StoreId) -> Result<(Look<F>, OpenReport), OpenError> {
+        let found = recover::recover(&mut files, store)?;
+        let report = found.report.clone();
+        Ok((Look(Self::of(files, DiskOptions::new(store), found)), report))
+    }
+
+    fn of(files: F, options: DiskOptions, found: Recovered<F::File>) -> Self {
+        Self {
+            segments: found.segments.into(),
+            files,
+            options,
+            ledger: found.ledger,
+            sequence: found.sequence,
+            newest: found.highest,
+            spares: Vec::new(),
+            head: Vec::new(),
+            failed: false,
+        }
+    }
+
+    /// Makes what was found durable, puts aside what does not count, and gets ready to write.
+    fn settle(
+        files: F,
+        options: DiskOptions,
+        mut found: Recovered<F::File>,
+    ) -> io::Result<(Self, OpenReport)> {
+        let (last_group, clean, report) =
+            (found.last_group.take(), found.clean, std::mem::take(&mut found.report));
+        let (void, others) = (std::mem::take(&mut found.void), std::mem::take(&mut found.others));
+        let mut log = Self::of(files, options, found);
+        if let (Some(last), Some((at, group))) = (log.segments.back(), &last_group) {
+            // It may have been written and never synced, or its sync may have failed.
+            last.file.write_at(*at, group)?;
+            last.file.sync()?;
+        }
+        log.files.sync_names()?;
+        log.sort_out(&others)?;
+        if !clean {
+            log.start_segment(0)?;
+        }
+        // Only now: the new segment's header has ended the chain before them.
+        log.set_aside(&void, &others, report.rot.is_some())?;
+        Ok((log, report))
+    }
+
+    /// Keeps segments that do not count for the operator to look at, those of the latest damage
+    /// only: they must not fill the disk.
+    fn set_aside(&self, void: &[u64], others: &[FileName], damaged: bool) -> io::Result<()> {
+        if void.is_empty() {
+            return Ok(());
+        }
+        if damaged {
+            for lost in others.iter().filter(|name| matches!(name, FileName::Lost(_))) {
+                self.files.remove(&lost.to_string())?;
+            }
+        }
+        for number in void {
+            self.rename(FileName::Segment(*number), FileName::Lost(*number))?;
+        }
+        self.files.sync_names()
+    }
+
+    /// Removes what was not finished, and spares that are of no use.
+    fn sort_out(&mut self, others: &[FileName]) -> io::Result<()> {
+        for name in others {
+            match *name {
+                FileName::New(_) => self.files.remove(&name.to_string())?,
+                FileName::Spare(number) => {
+                    let bytes = self.files.open(&name.to_string())?.bytes()?;
+                    if bytes == self.options.segment_bytes && self.spares.len() < SPARES_MAX {
+                        self.spares.push(number);
+                    } else {
+                        self.files.remove(&name.to_string())?;
+                    }
+                }
+                FileName::Lost(_) | FileName::Segment(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn rename(&self, from: FileName, to: FileName) -> io::Result<()> {
+        self.files.rename(&from.to_string(), &to.to_string()).map_err(|error| at(from, &error))
+    }
+
+    fn usable(&self) -> io::Result<()> {
+        if self.failed { Err(io::Error::other(FAILED)) } else { Ok(()) }
+    }
+
+    fn write_group(&mut self, ops: &[LogOp]) -> io::Result<()> {
+        let bytes = group::lay_out(&mut self.head, ops) as u64;
+        if self.segments.back().is_none_or(|segment| segment.bytes - segment.used < bytes) {
+            self.start_segment(bytes)?;
+        }
+        let segment = self.segments.back_mut().expect("one was started if there was none");
+        group::seal(&mut self.head, ops, segment.salt, self.sequence);
+        let batches_at = segment.used + self.head.len() as u64;
+        if let Err(rule) = self.ledger.apply(ops, segment.number, batches_at) {
+            panic!("{rule}");
+        }
+        let written = segment.append(&self.head, ops);
+        written.map_err(|error| at(FileName::Segment(segment.number), &error))?;
+        self.sequence += 1;
+        Ok(())
+    }
+
+    /// Begins the next segment, with room for a group of this length.
+    fn start_segment(&mut self, group_bytes: u64) -> io::Result<()> {
+        let needed = (segment::HEADER_BYTES as u64 + group_bytes).next_multiple_of(ROUND_BYTES);
+        let number = self.newest + 1;
+        let header = SegmentHeader {
+            store: self.options.store,
+            number,
+            previous: self.segments.back().map_or(0, |segment| segment.number),
+            bytes: needed.max(self.options.segment_bytes),
+            sequence: self.sequence,
+            meta: self.ledger.book.meta,
+            last: self.ledger.book.shape.last(),
+        };
+        let name = FileName::Segment(number);
+        let file = self.make_segment(&header).map_err(|error| at(name, &error))?;
+        self.newest = number;
+        self.segments.push_back(Segment {
+            number,
+            salt: segment::salt(self.options.store, number),
+            file,
+            bytes: header.bytes,
+            used: segment::HEADER_BYTES as u64,
+        });
+        Ok(())
+    }
+
+    /// Makes the file for a segment. It gets its name last, when its header is durable.
+    fn make_segment(&mut self, header: &SegmentHeader) -> io::Result<F::File> {
+        let fits = header.bytes == self.options.segment_bytes;
+        let (was, file) = match self.spares.pop_if(|_| fits) {
+            Some(number) => {
+                let spare = FileName::Spare(number);
+                (spare, self.files.open(&spare.to_string())?)
+            }
+            None => {
+                let new = FileName::New(header.number);
+                (new, self.files.create(&new.to_string(), header.bytes)?)
+            }
+        };
+        file.write_at(0, &header.encode())?;
+        file.sync()?;
+        self.rename(was, FileName::Segment(header.number))?;
+        self.files.sync_names()?;
+        Ok(file)
+    }
+
+    fn drop_segments(&mut self, index: Index) -> io::Result<()> {
+        while self.segments.len() > 1 {
+            let oldest = self.segments.front().expect("there are two at least");
+            let (number, bytes) = (oldest.number, oldest.bytes);
+            if self.ledger.last_within(number).is_some_and(|last| last > index) {
+                break;
+            }
+            self.ledger.drop_segments(number);
+            self.segments.pop_front();
+            if bytes == self.options.segment_bytes && self.spares.len() < SPARES_MAX {
+                self.rename(FileName::Segment(number), FileName::Spare(number))?;
+                self.spares.push(number);
+            } else {
+                let name = FileName::Segment(number);
+                self.files.remove(&name.to_string()).map_err(|error| at(name, &error))?;
+            }
+            // One by one: a gap between segments must always mean that one is missing, and a
+            // spare is overwritten only when it has no other name any more.
+            self.files.sync_names()?;
+        }
+        Ok(())
+    }
+}
+
+/// A log that is looked at.
+pub struct Look<F: Files>(DiskLog<F>);
+
+impl<F: Files> Look<F> {
+    /// Which versions it holds.
+    #[must_use]
+    pub fn shape(&self) -> &Shape {
+        self.0.shape()
+    }
+
+    /// Its metadata.
+    #[must_use]
+    pub fn meta(&self) -> &Meta {
+        self.0.meta()
+    }
+
+    /// See [`Log::read`].
+    ///
+    /// # Errors
+    /// Where the entries are gone or damaged.
+    pub fn read(&self, after: Index, bytes_max: usize) -> Result<Bytes, ReadError> {
+        self.0.read(after, bytes_max)
+    }
+}
+
+impl<File: LogFile> Segment<File> {
+    /// Writes a group, from its head and from the batches of its ops, and syncs it.
+    fn append(&mut self, head: &[u8], ops: &[LogOp]) -> io::Result<()> {
+        self.file.write_at(self.used, head)?;
+        let mut end = self.used + head.len() as u64;
+        for batch in group::batches(ops).filter(|batch| !batch.is_empty()) {
+            self.file.write_at(end, batch)?;
+            end += batch.len() as u64;
+        }
+        self.file.sync()?;
+        self.used = end;
+        Ok(())
+    }
+}
+
+/// Says which file it was.
+fn at(name: FileName, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{name}: {error}"))
+}
+
+impl<F: Files> Log for DiskLog<F> {
+    fn shape(&self) -> &Shape {
+        &self.ledger.book.shape
+    }
+
+    fn meta(&self) -> &Meta {
+        &self.ledger.book.meta
+    }
+
+    fn write(&mut self, ops: &[LogOp]) -> io::Result<()> {
+        self.usable()?;
+        if ops.is_empty() {
+            return Ok(());
+        }
+        book::debug_check(ops);
+        self.failed = true;
+        self.write_group(ops)?;
+        self.failed = false;
+        Ok(())
+    }
+
+    fn read(&self, after: Index, bytes_max: usize) -> Result<Bytes, ReadError> {
+        self.usable().map_err(|_| ReadError::Failed)?;
+        let shape = self.shape();
+        if after < shape.base().index {
+            return Err(ReadError::Dropped { base: shape.base() });
+        }
+        let mut reader = Reader::new(shape, after, bytes_max);
+        for extent in self.ledger.from(Index(after.0.saturating_add(1))) {
+            let at = self.segments.partition_point(|segment| segment.number < extent.segment);
+            if !reader.read(&self.segments[at], extent)? {
+                break;
+            }
+        }
+        Ok(reader.finish())
+    }
+
+    fn drop_through(&mut self, index: Index) -> io::Result<()> {
+        self.usable()?;
+        let applied = self.meta().durable_applied.index;
+        assert!(index <= applied, "only what is durably applied is dropped (design §4)");
+        self.failed = true;
+        self.drop_segments(index)?;
+        self.failed = false;
+        Ok(())
+    }
+
+    fn tail_after(&self, bytes: u64) -> Index {
+        let mut kept = 0;
+        for segment in self.segments.iter().rev() {
+            if kept >= bytes {
+                let last = self.ledger.last_within(segment.number);
+                return last.unwrap_or(self.shape().base().index);
+            }
+            kept += segment.used - segment::HEADER_BYTES as u64;
+        }
+        self.shape().base().index
+    }
+
+    /// The lengths of its segments; up to [`SPARES_MAX`] spares come on top.
+    fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    fn close(self: Box<Self>) {}
+}

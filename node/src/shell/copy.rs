@@ -1,0 +1,238 @@
+//! State copies, both ends (design §4).
+//!
+//! The receiver drives: it fetches page after page, merges each, and is done when the state is
+//! synced. It never resumes a copy; one that breaks off is begun anew from what is durable. The
+//! source keeps a snapshot for as long as pages are asked for, and the log behind it with it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_protocol::ids::{History, NodeId};
+use quorate_protocol::rpc::Declined;
+use quorate_protocol::rpc::bulk::{
+    BulkRequest, BulkResponse, CopyError, CopyOpened, Cursor, OpenCopy, Page, PageRequest,
+};
+use quorate_protocol::time::{Millis, Moment};
+use quorate_protocol::transport::{KnownCluster, Link, Responder, Service};
+use quorate_protocol::version::Version;
+use tokio::sync::oneshot;
+
+use super::Shell;
+use super::inbox::{Inbox, Input};
+use crate::core::event::{CopyDone, CopyFailed, Event};
+use crate::state::{LayeredState, Snapshot, StateError};
+
+/// How many nodes may copy from this one at once; more are told to come again.
+const SESSIONS_MAX: usize = 4;
+/// A session that asks for nothing for this long is over.
+const SESSION_IDLE: Millis = Millis(30_000);
+/// About how much one page carries.
+const PAGE_BYTES: u32 = 1 << 20;
+/// The most a source reads for one page, whatever was asked.
+const PAGE_BYTES_MAX: usize = 8 << 20;
+/// How long one call of a copy may take.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// One node that copies from here.
+struct Session {
+    snapshot: Arc<dyn Snapshot>,
+    since: Version,
+    touched: Moment,
+}
+
+/// The copies that others make of this node's state.
+#[derive(Default)]
+pub(super) struct Sources {
+    sessions: BTreeMap<u64, Session>,
+    next: u64,
+}
+
+impl Sources {
+    /// Ends the sessions that were left.
+    pub(super) fn expire(&mut self, now: Moment) {
+        self.sessions.retain(|_, session| now < session.touched + SESSION_IDLE);
+    }
+
+    /// The log behind this must stay: a copy that is being made needs it next.
+    pub(super) fn pinned(&self) -> Option<Version> {
+        self.sessions.values().map(|session| session.snapshot.applied()).min()
+    }
+}
+
+/// A snapshot that was asked for, and for whom.
+pub(crate) struct SnapshotTaken {
+    open: OpenCopy,
+    responder: Responder<BulkResponse>,
+    snapshot: Result<Box<dyn Snapshot>, StateError>,
+}
+
+fn failed(error: &StateError) -> CopyError {
+    match error {
+        StateError::Busy { .. } => CopyError::Busy,
+        error => CopyError::Damaged { why: error.to_string() },
+    }
+}
+
+impl Shell {
+    pub(super) fn take_bulk(&mut self, request: BulkRequest, responder: Responder<BulkResponse>) {
+        match request {
+            BulkRequest::Open { open } => self.open_copy(open, responder),
+            BulkRequest::Page { page } => self.send_page(page, responder),
+            BulkRequest::Close { session } => {
+                self.copies.sessions.remove(&session);
+                responder.send(BulkResponse::Close(()));
+            }
+        }
+    }
+
+    fn open_copy(&mut self, open: OpenCopy, responder: Responder<BulkResponse>) {
+        let mine = self.node.replica().history();
+        let refused = if !self.node.is_registered() || self.node.replica().is_copying() {
+            Some(CopyError::Declined(Declined::NotReady))
+        } else if open.history != mine {
+            Some(CopyError::Declined(Declined::OtherHistory { mine }))
+        } else if self.copies.sessions.len() >= SESSIONS_MAX {
+            Some(CopyError::Busy)
+        } else {
+            None
+        };
+        if let Some(refused) = refused {
+            return responder.send(BulkResponse::Open(Err(refused)));
+        }
+        let inbox = self.inbox.clone();
+        self.state.snapshot(move |snapshot| {
+            inbox.put(Input::Snapshot(Box::new(SnapshotTaken { open, responder, snapshot })));
+        });
+    }
+
+    pub(super) fn snapshot_taken(&mut self, taken: SnapshotTaken) {
+        let SnapshotTaken { open, responder, snapshot } = taken;
+        let opened = snapshot.map_err(|error| failed(&error)).map(|snapshot| {
+            let snapshot: Arc<dyn Snapshot> = Arc::from(snapshot);
+            let whole = open.since < snapshot.swept();
+            let since = if whole { Version::ZERO } else { open.since };
+            self.copies.next += 1;
+            let (session, applied) = (self.copies.next, snapshot.applied());
+            tracing::info!(to = %open.node, %applied, %since, "a state copy begins");
+            let touched = self.now();
+            self.copies.sessions.insert(session, Session { snapshot, since, touched });
+            CopyOpened { session, snapshot: applied, whole }
+        });
+        responder.send(BulkResponse::Open(opened));
+    }
+
+    fn send_page(&mut self, page: PageRequest, responder: Responder<BulkResponse>) {
+        let now = self.now();
+        let Some(session) = self.copies.sessions.get_mut(&page.session) else {
+            return responder.send(BulkResponse::Page(Err(CopyError::NoSession)));
+        };
+        session.touched = now;
+        let (snapshot, since) = (Arc::clone(&session.snapshot), session.since);
+        // Reading a page may wait for the disk: not on the core's thread.
+        tokio::task::spawn_blocking(move || {
+            let bytes_max = (page.bytes_max as usize).min(PAGE_BYTES_MAX);
+            let read = snapshot.page(since, &page.after, bytes_max);
+            responder.send(BulkResponse::Page(read.map_err(|error| failed(&error))));
+        });
+    }
+
+    /// Copies the state of another node into our own.
+    pub(super) fn copy_from(
+        &mut self,
+        source: NodeId,
+        address: String,
+        history: History,
+        whole: bool,
+    ) {
+        let known = self.node.nodes().get(&source).map(|known| known.address.clone());
+        let address = known.unwrap_or(address);
+        let since = if whole { Version::ZERO } else { self.node.replica().durable_applied() };
+        let order = Order {
+            me: self.node.node().unwrap_or_default(),
+            address,
+            history,
+            since,
+            whole,
+            cluster: self.cluster.clone(),
+        };
+        tracing::info!(from = %source, %since, whole, "copying a state");
+        tokio::spawn(receive(self.state.clone(), order, self.inbox.clone()));
+    }
+}
+
+/// What is to be copied, from where.
+struct Order {
+    me: NodeId,
+    address: String,
+    history: History,
+    since: Version,
+    whole: bool,
+    cluster: KnownCluster,
+}
+
+/// Copies, and says how it ended.
+async fn receive(state: LayeredState, order: Order, inbox: Inbox) {
+    let outcome = match fetch_all(&state, &order).await {
+        Ok(snapshot) => {
+            tracing::info!(%snapshot, "the state is copied");
+            Ok(CopyDone { snapshot, history: order.history })
+        }
+        Err(why) => {
+            tracing::warn!(%why, "the state copy failed; the coordinator orders another");
+            state.abandon_copy();
+            Err(CopyFailed)
+        }
+    };
+    inbox.put(Input::Node(Event::Copied(outcome)));
+    inbox.put(Input::Coordinator(quorate_coordinator::core::event::Event::Copied));
+}
+
+async fn fetch_all(state: &LayeredState, order: &Order) -> Result<Version, String> {
+    let link = Link::<BulkRequest, BulkResponse>::new(
+        order.address.clone(),
+        Service::Bulk,
+        order.cluster.clone(),
+    );
+    let open = OpenCopy { node: order.me, history: order.history, since: order.since };
+    let opened = match link.call(BulkRequest::Open { open }, TIMEOUT).await {
+        Ok(BulkResponse::Open(opened)) => opened.map_err(|error| error.to_string())?,
+        Ok(_) => return Err(link.wrong_answer().to_string()),
+        Err(error) => return Err(error.to_string()),
+    };
+    let whole = (order.whole || opened.whole).then_some(order.history);
+    settle(|done| state.begin_copy(whole, done)).await?;
+    let mut after = Cursor::Start;
+    loop {
+        let page = PageRequest { session: opened.session, after, bytes_max: PAGE_BYTES };
+        let Page { records, tokens, next } =
+            match link.call(BulkRequest::Page { page }, TIMEOUT).await {
+                Ok(BulkResponse::Page(page)) => page.map_err(|error| error.to_string())?,
+                Ok(_) => return Err(link.wrong_answer().to_string()),
+                Err(error) => return Err(error.to_string()),
+            };
+        settle(|done| state.merge(records, tokens, done)).await?;
+        match next {
+            Some(next) => after = next,
+            None => break,
+        }
+    }
+    settle(|done| state.finish_copy(opened.snapshot, done)).await?;
+    let _ = link.call(BulkRequest::Close { session: opened.session }, TIMEOUT).await;
+    Ok(opened.snapshot)
+}
+
+/// What a job of the state's feeder is answered with.
+type Done = Box<dyn FnOnce(Result<(), StateError>) + Send>;
+
+/// Waits for a job of the state's feeder.
+async fn settle(ask: impl FnOnce(Done)) -> Result<(), String> {
+    let (answer, answered) = oneshot::channel();
+    ask(Box::new(move |result| {
+        let _ = answer.send(result);
+    }));
+    match answered.await {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("the state was closed".to_owned()),
+    }
+}

@@ -1,0 +1,181 @@
+//! The log thread: the only one that waits for the disk under the log.
+//!
+//! Steps that came while a sync ran become durable together in the next one. A failed write or
+//! sync is said once and nothing is tried again: the process ends (design §4).
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use bytes::Bytes;
+use quorate_protocol::ids::Index;
+use quorate_protocol::version::Version;
+
+use super::inbox::{Inbox, Input};
+use crate::core::event::{Event, Ticket};
+use crate::log::{GROUP_BYTES_MAX, Log, LogOp, ReadError};
+
+/// What is asked of the log thread.
+enum Request {
+    Write {
+        ticket: Ticket,
+        ops: Vec<LogOp>,
+    },
+    Read {
+        after: Index,
+        bytes_max: usize,
+        then: Reader,
+    },
+    /// Drop what the state has on disk, but for a tail of about this many bytes.
+    Drop {
+        durable_applied: Index,
+        tail_bytes: u64,
+    },
+    Close,
+}
+
+/// Takes what was read.
+pub(crate) type Reader = Box<dyn FnOnce(Result<Bytes, ReadError>) + Send>;
+
+/// The core's end of the log thread.
+pub(crate) struct Logger {
+    requests: Sender<Request>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Logger {
+    /// Starts the thread.
+    pub(crate) fn start(log: Box<dyn Log>, inbox: Inbox) -> std::io::Result<Self> {
+        let (requests, receiver) = channel();
+        let thread = thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || Worker { log, inbox, base: Version::ZERO }.run(&receiver))?;
+        Ok(Self { requests, thread: Some(thread) })
+    }
+
+    pub(crate) fn write(&self, ticket: Ticket, ops: Vec<LogOp>) {
+        self.ask(Request::Write { ticket, ops });
+    }
+
+    pub(crate) fn read(&self, after: Index, bytes_max: usize, then: Reader) {
+        self.ask(Request::Read { after, bytes_max, then });
+    }
+
+    pub(crate) fn shorten(&self, durable_applied: Index, tail_bytes: u64) {
+        self.ask(Request::Drop { durable_applied, tail_bytes });
+    }
+
+    fn ask(&self, request: Request) {
+        // Fails when the thread has ended; it has said why, and the process is ending.
+        let _ = self.requests.send(request);
+    }
+
+    /// Lets the thread finish what it was asked, and waits for it.
+    pub(crate) fn close(&mut self) {
+        self.ask(Request::Close);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    log: Box<dyn Log>,
+    inbox: Inbox,
+    base: Version,
+}
+
+impl Worker {
+    fn run(mut self, requests: &Receiver<Request>) {
+        self.base = self.log.shape().base();
+        let mut held_back = None;
+        while let Some(request) = held_back.take().or_else(|| requests.recv().ok()) {
+            let done = match request {
+                Request::Write { ticket, ops } => {
+                    let (ticket, ops) = gather(ticket, ops, requests, &mut held_back);
+                    self.write(ticket, &ops)
+                }
+                Request::Read { after, bytes_max, then } => {
+                    let read = self.log.read(after, bytes_max);
+                    if let Err(error @ ReadError::Damaged { .. }) = &read {
+                        self.inbox.put(Input::LogDamaged(error.to_string()));
+                    }
+                    then(read);
+                    Ok(())
+                }
+                Request::Drop { durable_applied, tail_bytes } => {
+                    self.shorten(durable_applied, tail_bytes)
+                }
+                Request::Close => break,
+            };
+            if let Err(why) = done {
+                let why = format!(
+                    "the log cannot be written: {why}; free the disk or replace it, then start the node again"
+                );
+                self.inbox.put(Input::Failed(why));
+                return;
+            }
+        }
+        self.log.close();
+    }
+
+    fn write(&mut self, ticket: Ticket, ops: &[LogOp]) -> std::io::Result<()> {
+        self.log.write(ops)?;
+        self.inbox.put(Input::Node(Event::Persisted(ticket)));
+        self.tell_base();
+        self.inbox.put(Input::LogBytes(self.log.bytes()));
+        Ok(())
+    }
+
+    fn shorten(&mut self, durable_applied: Index, tail_bytes: u64) -> std::io::Result<()> {
+        let through = self.log.tail_after(tail_bytes).min(durable_applied);
+        if through > self.log.shape().base().index {
+            self.log.drop_through(through)?;
+            self.tell_base();
+        }
+        self.inbox.put(Input::LogBytes(self.log.bytes()));
+        Ok(())
+    }
+
+    fn tell_base(&mut self) {
+        let base = self.log.shape().base();
+        if base != self.base {
+            self.base = base;
+            self.inbox.put(Input::Node(Event::LogDropped(base)));
+        }
+    }
+}
+
+/// Takes the steps that wait into one, as far as a group can hold them.
+fn gather(
+    mut ticket: Ticket,
+    mut ops: Vec<LogOp>,
+    requests: &Receiver<Request>,
+    held_back: &mut Option<Request>,
+) -> (Ticket, Vec<LogOp>) {
+    let mut bytes = size(&ops);
+    while let Ok(request) = requests.try_recv() {
+        match request {
+            Request::Write { ticket: next, ops: more }
+                if bytes + size(&more) <= GROUP_BYTES_MAX / 4 =>
+            {
+                bytes += size(&more);
+                ticket = next;
+                ops.extend(more);
+            }
+            other => {
+                *held_back = Some(other);
+                break;
+            }
+        }
+    }
+    (ticket, ops)
+}
+
+fn size(ops: &[LogOp]) -> usize {
+    ops.iter()
+        .map(|op| match op {
+            LogOp::Append { batch, .. } => batch.len() + 64,
+            _ => 64,
+        })
+        .sum()
+}

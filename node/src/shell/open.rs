@@ -1,0 +1,220 @@
+//! What is found in a data directory, and how log and state are brought together.
+//!
+//! The log says what was promised; the state says how far it got. Where the two disagree, nothing
+//! is guessed: what is missing is copied from the peers, and what was promised and lost makes the
+//! node a marked one (design §2, §4).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quorate_protocol::entry::decode_batch;
+use quorate_protocol::ids::{ClusterId, History, NodeId, StoreId};
+use quorate_protocol::settings::Settings;
+use quorate_protocol::version::Version;
+
+use super::directory::{Directory, DirectoryError};
+use super::inbox::{Inbox, Input};
+use super::tail::Tail;
+use crate::core::event::Event;
+use crate::core::replica::Recovered;
+use crate::log::disk::{DiskLog, DiskOptions};
+use crate::log::files::RealFiles;
+use crate::log::memory::MemoryLog;
+use crate::log::recover::{OpenError as LogOpenError, OpenReport};
+use crate::log::shape::Shape;
+use crate::log::{Log, LogOp, Meta, ReadError};
+use crate::state::{
+    DiskState, Feeder, Identity, LayeredState, Limits, MemoryState, Notice,
+    OpenError as StateOpenError, State, StateError, set_aside,
+};
+
+/// How much of the log is read at once into memory.
+const READ_BYTES: usize = 8 << 20;
+
+/// Why the data cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenFailed {
+    /// The directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogOpenError),
+    /// The state.
+    #[error(transparent)]
+    State(#[from] StateOpenError),
+    /// The state was opened and then failed.
+    #[error(transparent)]
+    StateFailed(#[from] StateError),
+    /// The log was opened and then could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The log was opened and then could not be written.
+    #[error("the log in {dir} cannot be written: {source}; check permissions and free space")]
+    Write {
+        /// Where.
+        dir: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The log holds frames that are none.
+    #[error(
+        "the log in {dir} holds a damaged entry ({why}); move {dir} away, and the node copies everything from its peers under a new number"
+    )]
+    BadEntry {
+        /// Where.
+        dir: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// A node's data, ready to run.
+pub(super) struct Opened {
+    pub(super) directory: Option<Directory>,
+    pub(super) store: StoreId,
+    pub(super) identity: Option<(ClusterId, NodeId)>,
+    pub(super) log: Box<dyn Log>,
+    pub(super) state: LayeredState,
+    pub(super) feeder: Feeder,
+    pub(super) tail: Tail,
+    pub(super) found: Recovered,
+}
+
+/// Opens a data directory, or makes a new one; without a directory everything is in memory. A
+/// state that is known to be damaged is set aside.
+pub(super) fn open(
+    data: Option<&Path>,
+    mint: StoreId,
+    inbox: &Inbox,
+    damaged: bool,
+) -> Result<Opened, OpenFailed> {
+    let Some(dir) = data else {
+        let engine: Arc<dyn State> = Arc::new(MemoryState::new(History(0)));
+        return finish(None, mint, Box::new(MemoryLog::new()), engine, inbox);
+    };
+    let directory = Directory::open(dir, mint)?;
+    let store = directory.store;
+    let failed = |source| OpenFailed::Write { dir: directory.log(), source };
+    let files = RealFiles::create(&directory.log()).map_err(failed)?;
+    let (log, report) = DiskLog::open(files, DiskOptions::new(store))?;
+    say(&report);
+    let mut log: Box<dyn Log> = Box::new(log);
+    let (engine, lost) = open_state(dir, store, log.meta().history, damaged)?;
+    let marks = engine.marks();
+    let ops = reconcile(log.meta(), log.shape(), (engine.history(), marks.applied), lost);
+    if !ops.is_empty() {
+        tracing::warn!(?ops, "log and state were brought together");
+        log.write(&ops).map_err(failed)?;
+    }
+    finish(Some(directory), store, log, engine, inbox)
+}
+
+fn say(report: &OpenReport) {
+    if report.torn_bytes > 0 {
+        tracing::warn!(bytes = report.torn_bytes, "the end of an unfinished write was cut off");
+    }
+    if let Some(rot) = &report.rot {
+        tracing::error!(
+            %rot,
+            kept = ?report.set_aside,
+            "the log lost what it had promised; this node is marked and heals from its peers"
+        );
+    }
+}
+
+/// Opens the state; a damaged one is set aside and an empty one made. Whether that was so.
+fn open_state(
+    dir: &Path,
+    store: StoreId,
+    history: History,
+    damaged: bool,
+) -> Result<(Arc<dyn State>, bool), OpenFailed> {
+    if damaged {
+        let kept = set_aside(dir).map_err(StateError::from)?;
+        tracing::error!(kept = %kept.display(), "the state was set aside");
+    }
+    // The directory's own file binds the store to its cluster.
+    let identity = Identity { store, cluster: ClusterId::default(), history };
+    let (state, lost) = match DiskState::open(dir, &identity) {
+        Ok(state) => (state, damaged),
+        Err(error @ StateOpenError::Damaged { .. }) => {
+            let kept = set_aside(dir).map_err(StateError::from)?;
+            tracing::error!(%error, kept = %kept.display(), "the state was set aside");
+            (DiskState::open(dir, &identity)?, true)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    // What was applied is read back from the system's memory; from here on it is on disk.
+    state.sync()?;
+    Ok((Arc::new(state), lost))
+}
+
+/// What the log must be told, so that it and the state say the same.
+pub(crate) fn reconcile(
+    meta: &Meta,
+    shape: &Shape,
+    (history, applied): (History, Version),
+    lost: bool,
+) -> Vec<LogOp> {
+    if history > meta.history {
+        // A copy of a newer history was finished, and the process ended before the log knew.
+        return vec![LogOp::History(history), LogOp::Rebase(applied)];
+    }
+    let short = applied < meta.durable_applied && applied.index < shape.base().index;
+    if short || lost && meta.durable_applied > applied && !shape.holds(applied) {
+        // What the state lost the log no longer has.
+        return vec![LogOp::Mark(true), LogOp::Rebase(applied)];
+    }
+    if shape.last().index < applied.index {
+        // The log does not reach durable applied: an empty one behind it (design §4).
+        return vec![LogOp::Rebase(applied)];
+    }
+    Vec::new()
+}
+
+fn finish(
+    directory: Option<Directory>,
+    store: StoreId,
+    log: Box<dyn Log>,
+    engine: Arc<dyn State>,
+    inbox: &Inbox,
+) -> Result<Opened, OpenFailed> {
+    let meta = *log.meta();
+    let inbox = inbox.clone();
+    let window = Settings::default().dedup_window;
+    let state = LayeredState::new(engine, Limits::default(), window, move |notice| {
+        inbox.put(match notice {
+            Notice::Durable(version) => Input::Node(Event::DurableApplied(version)),
+            Notice::Room => Input::State,
+            Notice::Failed(error) => Input::StateFailed(error),
+        });
+    })?;
+    let mut tail = Tail::default();
+    let mut after = state.applied();
+    loop {
+        let batch = log.read(after.index, READ_BYTES)?;
+        let frames = decode_batch(after, &batch).map_err(|why| OpenFailed::BadEntry {
+            dir: directory.as_ref().map(Directory::log).unwrap_or_default(),
+            why: why.to_string(),
+        })?;
+        let Some(last) = frames.last() else { break };
+        after = last.entry.version;
+        // What the state had on disk once was committed: it is applied again at once.
+        let known = frames.iter().take_while(|f| f.entry.version <= meta.durable_applied);
+        let known: Vec<_> = known.map(|frame| frame.entry.clone()).collect();
+        state.apply(&known);
+        tail.push(&batch, frames);
+    }
+    let feeder = state.start().map_err(StateError::from)?;
+    let found = Recovered {
+        shape: log.shape().clone(),
+        history: meta.history,
+        promised: meta.promised,
+        marked: meta.marked,
+        applied: state.applied(),
+        durable_applied: meta.durable_applied,
+    };
+    let identity = directory.as_ref().and_then(|directory| directory.identity);
+    Ok(Opened { directory, store, identity, log, state, feeder, tail, found })
+}

@@ -1,0 +1,137 @@
+//! Slow, recurring work in the background: shortening the log, dropping old tombstones, verifying
+//! what is on disk.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use quorate_protocol::record::Key;
+use quorate_protocol::rpc::store::{Level, Read, StoreRequest, StoreResponse};
+use quorate_protocol::time::{Millis, Moment};
+use quorate_protocol::transport::{Link, Service};
+use quorate_protocol::version::Version;
+
+use super::Shell;
+use super::inbox::Input;
+
+/// How often it is looked whether anything is to be done.
+pub(super) const UPKEEP: Millis = Millis(500);
+/// How much is verified each time: 2 MB/s, so that a gigabyte takes eight minutes.
+const SCRUB_BYTES: usize = 1 << 20;
+/// How many damaged records are healed at once; the scrub comes by again.
+const HEAL_MAX: usize = 64;
+/// How often it is remembered how far the state was.
+const SAMPLE_EVERY: Millis = Millis(10_000);
+/// How many such samples are kept; more than a day of retention counts from the oldest.
+const SAMPLES_MAX: usize = 9_000;
+/// How long a read that heals may take.
+const HEAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the background work remembers.
+#[derive(Default)]
+pub(super) struct Upkeep {
+    at: Moment,
+    /// How far the state was at a time, oldest first.
+    samples: VecDeque<(Moment, Version)>,
+    scrub_after: Option<Key>,
+    scrubbing: bool,
+}
+
+/// What one step of the scrub came to.
+pub(crate) struct Scrub {
+    damaged: Vec<Key>,
+    next: Option<Key>,
+}
+
+impl Shell {
+    /// Does what is due.
+    pub(super) fn keep_up(&mut self) {
+        let now = self.now();
+        if now.since(self.upkeep.at) < UPKEEP {
+            return;
+        }
+        self.upkeep.at = now;
+        self.copies.expire(now);
+        self.state.set_dedup_window(self.node.settings().dedup_window);
+        self.shorten_log();
+        self.sweep(now);
+        self.scrub();
+    }
+
+    /// Drops the log that the state has on disk, but for a tail for peers that lag.
+    fn shorten_log(&mut self) {
+        let tail_bytes = self.node.settings().log_tail_bytes;
+        if self.log_bytes > tail_bytes {
+            let durable = self.node.replica().durable_applied().index;
+            let pinned = self.copies.pinned().map_or(durable, |version| version.index);
+            self.logger.shorten(durable.min(pinned), tail_bytes);
+        }
+    }
+
+    /// Drops tombstones that every member has on disk and that are older than the retention.
+    fn sweep(&mut self, now: Moment) {
+        let retention = self.node.settings().tombstone_retention_ms;
+        let samples = &mut self.upkeep.samples;
+        if samples.back().is_none_or(|(at, _)| now.since(*at) >= SAMPLE_EVERY) {
+            samples.push_back((now, self.state.applied()));
+        }
+        let mut old_enough = Version::ZERO;
+        while let Some((at, applied)) = samples.front()
+            && (now.since(*at) >= retention || samples.len() > SAMPLES_MAX)
+        {
+            old_enough = *applied;
+            samples.pop_front();
+        }
+        let horizon = self.node.replica().horizon().min(old_enough);
+        if horizon > Version::ZERO {
+            self.state.sweep(horizon, |swept| match swept {
+                Ok(dropped) => tracing::debug!(dropped, "tombstones were dropped"),
+                Err(error) => tracing::warn!(%error, "tombstones were not dropped"),
+            });
+        }
+    }
+
+    /// Verifies some records, on a thread of its own.
+    fn scrub(&mut self) {
+        if self.upkeep.scrubbing || self.engine == "memory" {
+            return;
+        }
+        self.upkeep.scrubbing = true;
+        let (state, inbox) = (self.state.clone(), self.inbox.clone());
+        let after = self.upkeep.scrub_after.take();
+        tokio::task::spawn_blocking(move || {
+            let input = match state.scrub_some(after.as_ref(), SCRUB_BYTES) {
+                Ok(scrubbed) => {
+                    let (damaged, next) = (scrubbed.damaged, scrubbed.next);
+                    Input::Scrubbed(Scrub { damaged, next })
+                }
+                Err(error) => Input::StateFailed(error),
+            };
+            inbox.put(input);
+        });
+    }
+
+    /// Has damaged records healed: a majority read finds the odd one and replaces it.
+    pub(super) fn scrubbed(&mut self, scrub: Scrub) {
+        self.upkeep.scrubbing = false;
+        self.upkeep.scrub_after = scrub.next;
+        if scrub.damaged.is_empty() {
+            return;
+        }
+        for key in &scrub.damaged {
+            tracing::error!(%key, "the scrub found a damaged record; asking for the majority's");
+        }
+        let coordinator = self.node.view().map(|view| view.coordinator);
+        let known = coordinator.and_then(|node| self.node.nodes().get(&node));
+        let Some(address) = known.map(|known| known.address.clone()) else { return };
+        let link =
+            Link::<StoreRequest, StoreResponse>::new(address, Service::Store, self.cluster.clone());
+        tokio::spawn(async move {
+            for key in scrub.damaged.into_iter().take(HEAL_MAX) {
+                let read = Read { key, level: Level::Majority };
+                if let Err(error) = link.call(StoreRequest::Read { read }, HEAL_TIMEOUT).await {
+                    tracing::warn!(%error, "a damaged record was not healed yet");
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,234 @@
+//! Where a state lives: whose it is, which generation counts, and who has it open.
+//!
+//! `head` is one small checksummed file. Naming another generation in it is one atomic rename,
+//! and that is the whole of swapping a state for a copy: before it the old state counts, after
+//! it the new one, and what `head` does not name is removed at the next open. Directories of
+//! open databases are never renamed.
+//!
+//! A state is made under another name and renamed when it is whole, so a `state` directory
+//! without a good `head` is a damaged one, not a young one.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quorate_protocol::ids::{ClusterId, History, StoreId};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::rows;
+use super::tree::Tree;
+use crate::state::OpenError;
+
+/// The format this program writes.
+pub(in crate::state) const FORMAT: u32 = 1;
+
+const DIRECTORY: &str = "state";
+const MAKING: &str = "state.making";
+const HEAD: &str = "head";
+const HEAD_NEXT: &str = "head.next";
+const LOCK: &str = "lock";
+const GENERATION: &str = "gen-";
+const MAGIC: &[u8; 8] = b"QRTSTATE";
+
+/// Whose state it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The store.
+    pub store: StoreId,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The history a *new* state gets; one that is there keeps its own, see
+    /// [`State::history`](crate::state::State::history).
+    pub history: History,
+}
+
+/// What `head` says, behind magic and format.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Head {
+    store: StoreId,
+    cluster: ClusterId,
+    /// The state's history.
+    pub(super) history: History,
+    /// The generation that counts.
+    pub(super) generation: u64,
+}
+
+/// The state's directory, locked.
+pub(super) struct Home {
+    dir: PathBuf,
+    identity: Identity,
+    _lock: File,
+}
+
+impl Home {
+    /// Finds the state under `root`, or makes an empty one.
+    pub(super) fn open(root: &Path, identity: &Identity) -> Result<(Arc<Self>, Head), OpenError> {
+        let dir = root.join(DIRECTORY);
+        let io = |error| OpenError::Io { dir: dir.clone(), error };
+        if !dir.try_exists().map_err(io)? {
+            make(root, identity).map_err(io)?;
+        }
+        let head = read_head(&dir)?;
+        check_identity(&dir, &head, identity)?;
+        let lock = lock(&dir).map_err(io)?.ok_or_else(|| OpenError::InUse { dir: dir.clone() })?;
+        // Again, now that nobody else can change it.
+        let head = read_head(&dir)?;
+        Ok((Arc::new(Self { dir, identity: *identity, _lock: lock }), head))
+    }
+
+    /// The state's directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where a generation is.
+    pub(super) fn generation_dir(&self, generation: u64) -> PathBuf {
+        generation_dir(&self.dir, generation)
+    }
+
+    /// Makes the empty directory of a generation.
+    pub(super) fn make_generation(&self, generation: u64) -> io::Result<PathBuf> {
+        let dir = self.generation_dir(generation);
+        remove_if_there(&dir)?;
+        fs::create_dir(&dir)?;
+        Ok(dir)
+    }
+
+    /// From here on `generation` counts.
+    pub(super) fn adopt(&self, generation: u64, history: History) -> io::Result<()> {
+        sync_dir(&self.dir)?;
+        write_head(&self.dir, &Identity { history, ..self.identity }, generation)
+    }
+
+    /// Removes every generation but the one that counts.
+    pub(super) fn clear_leftovers(&self, generation: u64) -> io::Result<()> {
+        let kept = self.generation_dir(generation);
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let leftover = name.to_string_lossy().starts_with(GENERATION) && entry.path() != kept;
+            if leftover {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Renames a state's directory to `state.damaged-N`, where it is kept for the operator. The
+/// next open makes an empty state. The state must be closed.
+///
+/// # Errors
+/// When the rename fails; the state is then where it was.
+pub fn set_aside(root: &Path) -> io::Result<PathBuf> {
+    let aside = (1u32..)
+        .map(|n| root.join(format!("{DIRECTORY}.damaged-{n}")))
+        .find(|path| !path.exists())
+        .expect("fewer than 2^32 damaged states are kept");
+    fs::rename(root.join(DIRECTORY), &aside)?;
+    sync_dir(root)?;
+    Ok(aside)
+}
+
+/// The head of the state in `dir`, for those who only look.
+pub(super) fn read_head(dir: &Path) -> Result<Head, OpenError> {
+    let damaged = |why: &str| OpenError::Damaged { dir: dir.to_owned(), why: why.to_owned() };
+    let bytes = match fs::read(dir.join(HEAD)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(damaged("its file 'head' is missing"));
+        }
+        Err(error) => return Err(OpenError::Io { dir: dir.to_owned(), error }),
+    };
+    let body = rows::unsealed(&bytes).ok_or_else(|| damaged("its file 'head' is damaged"))?;
+    let body = body.strip_prefix(MAGIC).ok_or_else(|| damaged("its file 'head' is not one"))?;
+    let (format, body) =
+        body.split_first_chunk().ok_or_else(|| damaged("its file 'head' is too short"))?;
+    let found = u32::from_le_bytes(*format);
+    if found != FORMAT {
+        return Err(OpenError::UnknownFormat { dir: dir.to_owned(), found });
+    }
+    postcard::from_bytes(body).map_err(|_| damaged("its file 'head' cannot be read"))
+}
+
+/// Where a generation is.
+pub(super) fn generation_dir(dir: &Path, generation: u64) -> PathBuf {
+    dir.join(format!("{GENERATION}{generation}"))
+}
+
+/// The directory of the state under `root`.
+pub(super) fn state_dir(root: &Path) -> PathBuf {
+    root.join(DIRECTORY)
+}
+
+pub(super) fn check_identity(
+    dir: &Path,
+    head: &Head,
+    identity: &Identity,
+) -> Result<(), OpenError> {
+    let foreign = |what, found: String, expected: String| OpenError::Foreign {
+        dir: dir.to_owned(),
+        what,
+        found,
+        expected,
+    };
+    if head.cluster != identity.cluster {
+        let (found, expected) = (head.cluster.to_string(), identity.cluster.to_string());
+        return Err(foreign("cluster", found, expected));
+    }
+    if head.store != identity.store {
+        let (found, expected) = (head.store.to_string(), identity.store.to_string());
+        return Err(foreign("store", found, expected));
+    }
+    Ok(())
+}
+
+/// Makes an empty state, whole before it gets its name.
+fn make(root: &Path, identity: &Identity) -> io::Result<()> {
+    let making = root.join(MAKING);
+    remove_if_there(&making)?;
+    let first = generation_dir(&making, 1);
+    fs::create_dir_all(&first)?;
+    File::create(making.join(LOCK))?.sync_all()?;
+    drop(Tree::create(&first).map_err(io::Error::other)?);
+    write_head(&making, identity, 1)?;
+    fs::rename(&making, root.join(DIRECTORY))?;
+    sync_dir(root)
+}
+
+fn write_head(dir: &Path, identity: &Identity, generation: u64) -> io::Result<()> {
+    let Identity { store, cluster, history } = *identity;
+    let head = Head { store, cluster, history, generation };
+    let mut body = MAGIC.to_vec();
+    body.extend_from_slice(&FORMAT.to_le_bytes());
+    body.extend(postcard::to_stdvec(&head).map_err(io::Error::other)?);
+    let next = dir.join(HEAD_NEXT);
+    let mut file = File::create(&next)?;
+    file.write_all(&rows::sealed(&body))?;
+    file.sync_all()?;
+    fs::rename(next, dir.join(HEAD))?;
+    sync_dir(dir)
+}
+
+/// Takes the lock; `None` when somebody else has it.
+fn lock(dir: &Path) -> io::Result<Option<File>> {
+    let file = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+fn remove_if_there(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,368 @@
+//! fjall, as far as the state uses it: one tree of rows, batches, flushes, and its failures.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable};
+use quorate_protocol::ids::Index;
+use quorate_protocol::record::{Key, Record};
+use quorate_protocol::rpc::bulk::TokenRow;
+use quorate_protocol::version::Version;
+
+use super::rows::{self, Span};
+use crate::state::{KEY_BYTES_MAX, Marks, Size, StateError};
+
+/// The name of the one keyspace.
+const KEYSPACE: &str = "state";
+
+/// A memtable is written to a table when it is larger than this.
+const MEMTABLE_BYTES_MAX: u64 = 8 << 20;
+
+/// fjall's block cache.
+const CACHE_BYTES_MAX: u64 = 32 << 20;
+
+/// How much journal fjall keeps at the most; its own least. Nothing rests on it.
+const JOURNAL_BYTES_MAX: u64 = 64 << 20;
+
+/// One worker: with two, fjall's first passes compactions on to the second in a busy loop.
+const WORKERS: usize = 1;
+
+/// New batches wait while this many memtables await their flush. fjall's own wait begins at 4
+/// and never ends if the flush fails.
+const SEALED_MEMTABLES_MAX: usize = 1;
+
+/// New batches wait, for a while, at this many tables in level 0. fjall's own wait begins at 20.
+const LEVEL0_TABLES_MAX: usize = 14;
+
+/// How long a batch waits for compaction before it compacts by itself.
+const COMPACTION_WAIT: Duration = Duration::from_secs(10);
+
+/// A flush that takes longer is a failure.
+const FLUSH_WAIT: Duration = Duration::from_secs(120);
+
+/// How often a wait looks. fjall has nothing to wait *on* that also tells of a failure.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// An open tree.
+#[derive(Clone)]
+pub(super) struct Tree {
+    db: Database,
+    keyspace: Keyspace,
+}
+
+impl Tree {
+    /// Makes an empty tree in `dir`, which is there and empty. Durable on return.
+    pub(super) fn create(dir: &Path) -> Result<Self, StateError> {
+        let tree = Self::open_any(dir)?;
+        let mut batch = tree.batch();
+        batch.put_marks(&Marks::default());
+        tree.commit(batch)?;
+        tree.flush()?;
+        Ok(tree)
+    }
+
+    /// Opens the tree in `dir`, as of the tables: journals are emptied first.
+    pub(super) fn open(dir: &Path) -> Result<Self, StateError> {
+        empty_journals(dir)?;
+        Self::open_any(dir)
+    }
+
+    fn open_any(dir: &Path) -> Result<Self, StateError> {
+        contained("opening", || {
+            let db = Database::builder(dir)
+                .cache_size(CACHE_BYTES_MAX)
+                .max_journaling_size(JOURNAL_BYTES_MAX)
+                .worker_threads(WORKERS)
+                .manual_journal_persist(true)
+                .open()?;
+            let keyspace = db.keyspace(KEYSPACE, || {
+                KeyspaceCreateOptions::default()
+                    .max_memtable_size(MEMTABLE_BYTES_MAX)
+                    .manual_journal_persist(true)
+            })?;
+            Ok(Self { db, keyspace })
+        })
+    }
+
+    /// What a key holds.
+    pub(super) fn get(&self, key: &Key) -> Result<Option<Record>, StateError> {
+        let row = contained("reading", || self.keyspace.get(rows::record_name(key)))?;
+        row.map(|row| decode(key, &row)).transpose()
+    }
+
+    /// Whether a record of `version` is newer than what the key holds. A damaged record is no
+    /// reason to keep it.
+    pub(super) fn holds_older(&self, key: &Key, version: Version) -> Result<bool, StateError> {
+        match self.get(key) {
+            Ok(held) => Ok(held.is_none_or(|held| held.version < version)),
+            Err(StateError::Record { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The tree as it is now, for reading.
+    pub(super) fn view(&self) -> View {
+        View { snapshot: self.db.snapshot(), tree: self.clone() }
+    }
+
+    /// An empty batch.
+    pub(super) fn batch(&self) -> Batch {
+        Batch { batch: self.db.batch().durability(None), keyspace: self.keyspace.clone() }
+    }
+
+    /// Makes a batch visible, wholly or not at all.
+    pub(super) fn commit(&self, batch: Batch) -> Result<(), StateError> {
+        self.make_way()?;
+        contained("writing", || batch.batch.commit())
+    }
+
+    /// Everything committed is in synced tables on return. The caller keeps writers out.
+    pub(super) fn flush(&self) -> Result<(), StateError> {
+        contained("rotating", || self.keyspace.rotate_memtable())?;
+        let give_up = Instant::now() + FLUSH_WAIT;
+        while self.keyspace.sealed_memtable_count() > 0 {
+            self.check_poison()?;
+            if Instant::now() > give_up {
+                return Err(StateError::Halted { why: "a flush takes too long".to_owned() });
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+        self.check_poison()
+    }
+
+    /// About how large the tree is.
+    pub(super) fn size(&self) -> Size {
+        Size {
+            keys: self.keyspace.approximate_len() as u64,
+            bytes: self.db.disk_space().unwrap_or_default(),
+        }
+    }
+
+    /// Waits until a batch can be committed without fjall stopping the caller for good.
+    fn make_way(&self) -> Result<(), StateError> {
+        let start = Instant::now();
+        while self.keyspace.sealed_memtable_count() > SEALED_MEMTABLES_MAX {
+            self.check_poison()?;
+            if start.elapsed() > FLUSH_WAIT {
+                return Err(StateError::Halted { why: "a flush takes too long".to_owned() });
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+        while self.keyspace.l0_table_count() > LEVEL0_TABLES_MAX {
+            self.check_poison()?;
+            if start.elapsed() > COMPACTION_WAIT {
+                // fjall asks for one compaction a flush; when that does not suffice, nobody
+                // else would ever ask for more.
+                return contained("compacting", || self.keyspace.major_compact());
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+        self.check_poison()
+    }
+
+    /// Whether a worker failed. The call syncs nothing.
+    fn check_poison(&self) -> Result<(), StateError> {
+        contained("asked for its health", || self.db.persist(PersistMode::Buffer))
+    }
+}
+
+/// Removes what journals hold, but leaves one: without any, fjall would begin its sequence
+/// numbers anew, below those in the tables.
+fn empty_journals(dir: &Path) -> io::Result<()> {
+    let mut journals = Vec::new();
+    for file in fs::read_dir(dir)? {
+        let path = file?.path();
+        if path.extension().is_some_and(|extension| extension == "jnl") {
+            journals.push(path);
+        }
+    }
+    journals.sort();
+    let kept = journals.pop().unwrap_or_else(|| dir.join("0.jnl"));
+    for journal in journals {
+        fs::remove_file(journal)?;
+    }
+    fs::File::create(kept)?.sync_all()
+}
+
+/// Several changes that are made at once.
+pub(super) struct Batch {
+    batch: OwnedWriteBatch,
+    keyspace: Keyspace,
+}
+
+impl Batch {
+    /// Puts a record.
+    pub(super) fn put(&mut self, key: &Key, record: &Record) -> Result<(), StateError> {
+        if key.len() > KEY_BYTES_MAX {
+            return Err(StateError::Halted {
+                why: format!("a key of {} bytes; {KEY_BYTES_MAX} is the most", key.len()),
+            });
+        }
+        let row = rows::encode_record(key, record);
+        self.batch.insert(&self.keyspace, rows::record_name(key), row);
+        Ok(())
+    }
+
+    /// Removes whatever a key holds.
+    pub(super) fn remove(&mut self, key: &Key) {
+        self.batch.remove(&self.keyspace, rows::record_name(key));
+    }
+
+    /// Puts the marks.
+    pub(super) fn put_marks(&mut self, marks: &Marks) {
+        self.batch.insert(&self.keyspace, rows::MARKS, rows::encode_marks(marks));
+    }
+
+    /// Puts dedup rows, in version order, as one row of the tree.
+    pub(super) fn put_tokens(&mut self, tokens: &[TokenRow]) -> Option<Span> {
+        let span = Span::of(tokens)?;
+        self.batch.insert(&self.keyspace, span.name(), rows::encode_tokens(tokens));
+        Some(span)
+    }
+
+    /// Removes a row of dedup rows.
+    pub(super) fn remove_tokens(&mut self, span: Span) {
+        self.batch.remove(&self.keyspace, span.name());
+    }
+}
+
+/// The tree at one moment. Keeps the tree open.
+pub(super) struct View {
+    snapshot: fjall::Snapshot,
+    tree: Tree,
+}
+
+/// A row that was met.
+pub(super) struct Met {
+    /// Its key.
+    pub(super) key: Key,
+    /// What it takes.
+    pub(super) bytes: usize,
+}
+
+impl View {
+    /// Visits the records behind `after`, in key order, until `visit` has had enough. A record
+    /// that fails its checksum is handed over as the error that it is.
+    pub(super) fn records(
+        &self,
+        after: Option<&Key>,
+        mut visit: impl FnMut(&Met, Result<(Key, Record), StateError>) -> Result<bool, StateError>,
+    ) -> Result<(), StateError> {
+        let from = after.map_or(Bound::Included(vec![rows::RECORDS]), |key| {
+            Bound::Excluded(rows::record_name(key))
+        });
+        for row in self.rows((from, Bound::Excluded(vec![rows::RECORDS + 1])))? {
+            let (name, row) = row?;
+            let key = rows::key_of(&name).ok_or_else(|| wrong("a record's name"))?;
+            let found = decode(&key, &row).map(|record| (key.clone(), record));
+            if !visit(&Met { key, bytes: name.len() + row.len() }, found)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The marks.
+    pub(super) fn marks(&self) -> Result<Option<Marks>, StateError> {
+        let get = || self.snapshot.get(&self.tree.keyspace, rows::MARKS);
+        let row = contained("reading", get)?;
+        row.map(|row| rows::decode_marks(&row).ok_or_else(|| wrong("the marks"))).transpose()
+    }
+
+    /// The spans of the dedup rows.
+    pub(super) fn token_spans(&self) -> Result<BTreeSet<Span>, StateError> {
+        let all = (Bound::Included(vec![rows::TOKENS]), Bound::Excluded(vec![rows::TOKENS + 1]));
+        let span = |row: Result<(Vec<u8>, fjall::Slice), StateError>| {
+            Span::from_name(&row?.0).ok_or_else(|| wrong("a dedup row's name"))
+        };
+        self.rows(all)?.map(span).collect()
+    }
+
+    /// The dedup rows in the spans that end above `index`, in version order.
+    pub(super) fn token_rows(
+        &self,
+        index: Index,
+    ) -> Result<impl Iterator<Item = Result<TokenRow, StateError>>, StateError> {
+        let from = Span { last: Index(index.0.saturating_add(1)), first: Index(0) };
+        let from = Bound::Included(from.name().to_vec());
+        let rows = self.rows((from, Bound::Excluded(vec![rows::TOKENS + 1])))?;
+        Ok(rows.flat_map(|row| {
+            let decoded = row.and_then(|(_, row)| {
+                rows::decode_tokens(&row).ok_or_else(|| wrong("the dedup rows"))
+            });
+            match decoded {
+                Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
+                Err(error) => vec![Err(error)],
+            }
+        }))
+    }
+
+    /// The rows within a range, each read under `contained`.
+    fn rows(
+        &self,
+        range: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+    ) -> Result<impl Iterator<Item = Result<(Vec<u8>, fjall::Slice), StateError>>, StateError> {
+        let keyspace = &self.tree.keyspace;
+        let mut rows = contained("reading", || Ok(self.snapshot.range(keyspace, range)))?;
+        let mut ended = false;
+        Ok(std::iter::from_fn(move || {
+            if ended {
+                return None;
+            }
+            let next =
+                contained("reading", || rows.next().map(fjall::Guard::into_inner).transpose());
+            ended = !matches!(next, Ok(Some(_)));
+            next.map(|row| row.map(|(name, row)| (name.to_vec(), row))).transpose()
+        }))
+    }
+}
+
+fn decode(key: &Key, row: &[u8]) -> Result<Record, StateError> {
+    rows::decode_record(key, row).ok_or_else(|| StateError::Record { key: key.clone() })
+}
+
+fn wrong(what: &str) -> StateError {
+    StateError::Store { why: format!("{what} cannot be read: the checksum is wrong") }
+}
+
+/// Runs a call into fjall; a panic comes back as damage.
+///
+/// fjall and its tree hold what they read from their own files to be true at some places, and
+/// panic where it is not: an option row that is missing, a table of another version, a length
+/// that does not fit. A node with a damaged state must go on and heal from its peers, so here, and
+/// only here, a panic is caught. Whatever it left half done is inside fjall, whose locks are then
+/// poisoned: every later call fails as well.
+fn contained<T>(doing: &str, call: impl FnOnce() -> fjall::Result<T>) -> Result<T, StateError> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(sorted),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("?");
+            Err(StateError::Store { why: format!("fjall panicked while {doing}: {text}") })
+        }
+    }
+}
+
+/// Sorts fjall's errors by what the caller must do.
+fn sorted(error: fjall::Error) -> StateError {
+    let why = error.to_string();
+    match error {
+        fjall::Error::Io(io) | fjall::Error::Storage(fjall::LsmError::Io(io)) => match io.kind() {
+            // fjall's files refer to each other: one that is missing or too short is damage.
+            io::ErrorKind::NotFound
+            | io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::InvalidData
+            | io::ErrorKind::InvalidInput => StateError::Store { why },
+            _ => StateError::Io { why },
+        },
+        fjall::Error::Poisoned => StateError::Halted { why },
+        fjall::Error::Locked => StateError::Io { why: "fjall's own lock is taken".to_owned() },
+        _ => StateError::Store { why },
+    }
+}

@@ -1,0 +1,320 @@
+//! The feeder: the one thread that writes to the engine.
+//!
+//! It takes one step at a time: a job that somebody asked for, else a group that is due, else a
+//! sync that is due, else it waits. Jobs come first because somebody waits for them; each is
+//! bounded, so groups still get their turn.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use quorate_protocol::ids::History;
+use quorate_protocol::record::{Key, Record};
+use quorate_protocol::rpc::bulk::TokenRow;
+use quorate_protocol::version::Version;
+
+use super::layered::{Done, Notice, Shared};
+use super::overlay::{Copying, Overlay};
+use super::{Group, Snapshot, State, StateError, Swept};
+
+/// How many records one step of dropping tombstones looks at.
+const SWEEP_RECORDS: usize = 4_096;
+
+/// How long the feeder waits when nothing at all is to be done.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// The feeder's thread. Ends when this is dropped.
+pub struct Feeder {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Feeder {
+    pub(super) fn start(shared: Arc<Shared>) -> io::Result<Self> {
+        shared.lock().stop = false;
+        let mine = Arc::clone(&shared);
+        let run = move || {
+            loop {
+                while mine.turn(false) {}
+                // Looked at again under the lock: what came in between has woken nobody.
+                let inner = mine.lock();
+                if inner.stop {
+                    return;
+                }
+                if inner.due(&mine, false).is_none() {
+                    let wait = inner.until_due(&mine);
+                    drop(mine.wake.wait_timeout(inner, wait));
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("state".to_owned()).spawn(run)?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+}
+
+impl Drop for Feeder {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.wake.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // A panic in it was printed; there is nobody to hand it to.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What somebody asked for. Told in [`LayeredState`](super::LayeredState).
+pub(super) enum Job {
+    Sync(Done<Version>),
+    Snapshot(Done<Box<dyn Snapshot>>),
+    BeginCopy { whole: Option<History>, done: Done<()> },
+    Merge { records: Vec<(Key, Record)>, tokens: Vec<TokenRow>, done: Done<()> },
+    FinishCopy { snapshot: Version, done: Done<()> },
+    AbandonCopy,
+    Sweep { horizon: Version, done: Done<usize> },
+}
+
+impl Job {
+    /// Answers with an error.
+    pub(super) fn refuse(self, error: StateError) {
+        match self {
+            Self::Sync(done) => done(Err(error)),
+            Self::Snapshot(done) => done(Err(error)),
+            Self::BeginCopy { done, .. }
+            | Self::Merge { done, .. }
+            | Self::FinishCopy { done, .. } => done(Err(error)),
+            Self::Sweep { done, .. } => done(Err(error)),
+            Self::AbandonCopy => {}
+        }
+    }
+}
+
+/// The next thing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    Job,
+    Feed,
+    Sync,
+}
+
+impl Overlay {
+    /// What is due; `forced`: what there is to do at all.
+    fn due(&self, shared: &Shared, forced: bool) -> Option<Due> {
+        if !self.jobs.is_empty() {
+            return Some(Due::Job);
+        }
+        if self.failed.is_some() {
+            return None;
+        }
+        let limits = &shared.limits;
+        let old = |since: Instant, after: Duration| forced || since.elapsed() >= after;
+        let full = self.open_bytes >= limits.feed_bytes;
+        if self.open_since.is_some_and(|since| full || old(since, limits.feed_after)) {
+            return Some(Due::Feed);
+        }
+        let much = self.unsynced_bytes >= limits.sync_bytes;
+        if self.unsynced_since.is_some_and(|since| much || old(since, limits.sync_after)) {
+            return Some(Due::Sync);
+        }
+        None
+    }
+
+    /// How long until something is due by its age.
+    fn until_due(&self, shared: &Shared) -> Duration {
+        if self.failed.is_some() {
+            return IDLE;
+        }
+        let left = |since: Option<Instant>, after: Duration| {
+            since.map_or(IDLE, |since| after.saturating_sub(since.elapsed()))
+        };
+        let feed = left(self.open_since, shared.limits.feed_after);
+        feed.min(left(self.unsynced_since, shared.limits.sync_after)).min(IDLE)
+    }
+}
+
+impl Shared {
+    /// Takes one step; `false` when none is due, or the feeder is to stop.
+    pub(super) fn turn(&self, forced: bool) -> bool {
+        let mut inner = self.lock();
+        let Some(due) = inner.due(self, forced).filter(|_| !inner.stop) else { return false };
+        let job = if due == Due::Job { inner.jobs.pop_front() } else { None };
+        let failed = inner.failed.clone();
+        drop(inner);
+        match (job, failed) {
+            (Some(job), Some(error)) => job.refuse(StateError::Halted { why: error.to_string() }),
+            (Some(job), None) => self.run(job),
+            (None, _) if due == Due::Feed => drop(self.feed()),
+            (None, _) => drop(self.sync()),
+        }
+        true
+    }
+
+    fn run(&self, job: Job) {
+        match job {
+            Job::Sync(done) => done(self.feed().and_then(|()| self.sync())),
+            Job::Snapshot(done) => done(self.snapshot()),
+            Job::BeginCopy { whole, done } => done(self.begin_copy(whole)),
+            Job::Merge { records, tokens, done } => done(self.merge(&records, &tokens)),
+            Job::FinishCopy { snapshot, done } => done(self.finish_copy(snapshot)),
+            Job::AbandonCopy => self.lock().copying = None,
+            Job::Sweep { horizon, done } => done(self.sweep(horizon)),
+        }
+    }
+
+    /// Gives the engine all that was applied so far, as one group.
+    fn feed(&self) -> Result<(), StateError> {
+        let mut inner = self.lock();
+        if inner.open_since.take().is_none() {
+            return Ok(());
+        }
+        let group = Arc::new(Group {
+            changes: std::mem::take(&mut inner.open),
+            tokens: std::mem::take(&mut inner.open_tokens),
+            applied: inner.applied,
+            tokens_floor: inner.tokens_floor(),
+        });
+        let bytes = std::mem::take(&mut inner.open_bytes);
+        inner.feeding_bytes = bytes;
+        inner.feeding = Some(Arc::clone(&group));
+        let engine = Arc::clone(&inner.engine);
+        drop(inner);
+
+        // On failure the group stays where it can be read.
+        self.noted(engine.apply(&group))?;
+
+        let mut inner = self.lock();
+        let was_full = inner.is_full(&self.limits);
+        inner.feeding = None;
+        inner.feeding_bytes = 0;
+        inner.newest = inner.newest.max(engine.marks().newest);
+        inner.unsynced_bytes += bytes;
+        inner.unsynced_since.get_or_insert_with(Instant::now);
+        let room = was_full && !inner.is_full(&self.limits);
+        drop(inner);
+        if room {
+            self.tell(Notice::Room);
+        }
+        Ok(())
+    }
+
+    /// Makes durable what was fed.
+    fn sync(&self) -> Result<Version, StateError> {
+        let engine = Arc::clone(&self.lock().engine);
+        let durable = self.noted(engine.sync())?;
+        self.synced(durable);
+        Ok(durable)
+    }
+
+    fn synced(&self, durable: Version) {
+        let mut inner = self.lock();
+        let rose = durable > inner.durable;
+        inner.durable = durable;
+        inner.unsynced_bytes = 0;
+        inner.unsynced_since = None;
+        drop(inner);
+        if rose {
+            self.tell(Notice::Durable(durable));
+        }
+    }
+
+    /// Consistent because nobody else writes: what was applied is fed, and then looked at.
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>, StateError> {
+        self.feed()?;
+        let engine = Arc::clone(&self.lock().engine);
+        self.noted(engine.snapshot())
+    }
+
+    fn begin_copy(&self, whole: Option<History>) -> Result<(), StateError> {
+        let engine = Arc::clone(&self.lock().engine);
+        // The one before, if any, must be closed before its place is taken.
+        self.lock().copying = None;
+        let copying = match whole {
+            Some(history) => Copying { into: self.noted(engine.fresh(history))?, whole: true },
+            None => Copying { into: engine, whole: false },
+        };
+        self.lock().copying = Some(copying);
+        Ok(())
+    }
+
+    fn merge(&self, records: &[(Key, Record)], tokens: &[TokenRow]) -> Result<(), StateError> {
+        let (into, whole) = self.copy_in_progress()?;
+        self.noted(into.merge(records, tokens))?;
+        if !whole {
+            let mut inner = self.lock();
+            inner.newest = inner.newest.max(into.marks().newest);
+            inner.dedup.extend(tokens);
+        }
+        Ok(())
+    }
+
+    fn finish_copy(&self, snapshot: Version) -> Result<(), StateError> {
+        let (into, whole) = self.copy_in_progress()?;
+        self.noted(into.complete(snapshot, whole))?;
+        let durable = self.noted(into.sync())?;
+        if whole {
+            self.noted(into.adopt())?;
+            let window = self.lock().dedup_window;
+            let fresh = self.noted(Overlay::over(into, window))?;
+            let mut inner = self.lock();
+            let jobs = std::mem::take(&mut inner.jobs);
+            let fresh = Overlay { jobs, stop: inner.stop, ..fresh };
+            let before = std::mem::replace(&mut *inner, fresh);
+            drop(inner);
+            // The last handle closes the old engine, which takes a while.
+            drop(before);
+            self.tell(Notice::Durable(durable));
+        } else {
+            let mut inner = self.lock();
+            inner.copying = None;
+            inner.caught_up(snapshot);
+            drop(inner);
+            self.synced(durable);
+        }
+        Ok(())
+    }
+
+    fn sweep(&self, horizon: Version) -> Result<usize, StateError> {
+        let inner = self.lock();
+        // What a replay may still put below a tombstone needs the tombstone; so does a copy.
+        let horizon = horizon.min(inner.durable);
+        if inner.copying.is_some() || inner.newest > inner.applied {
+            return Ok(0);
+        }
+        let (engine, after) = (Arc::clone(&inner.engine), inner.sweep_after.clone());
+        drop(inner);
+        let swept = match engine.sweep(after.as_ref(), horizon, SWEEP_RECORDS) {
+            // A damaged record must not stop the sweep for good: go round it.
+            Err(StateError::Record { key }) => Swept { dropped: 0, next: Some(key) },
+            other => self.noted(other)?,
+        };
+        let mut inner = self.lock();
+        inner.sweep_after = swept.next;
+        if swept.dropped > 0 {
+            inner.unsynced_since.get_or_insert_with(Instant::now);
+        }
+        Ok(swept.dropped)
+    }
+
+    fn copy_in_progress(&self) -> Result<(Arc<dyn State>, bool), StateError> {
+        let inner = self.lock();
+        let copying = inner.copying.as_ref();
+        let copying = copying.map(|copying| (Arc::clone(&copying.into), copying.whole));
+        copying.ok_or(StateError::Busy { why: "no copy is under way" })
+    }
+
+    /// Stops everything at the first failure of the engine, and says so once. A single damaged
+    /// record is none.
+    fn noted<T>(&self, result: Result<T, StateError>) -> Result<T, StateError> {
+        match &result {
+            Ok(_) | Err(StateError::Record { .. } | StateError::Busy { .. }) => {}
+            Err(error) => {
+                let first = self.lock().failed.replace(error.clone()).is_none();
+                if first {
+                    self.tell(Notice::Failed(error.clone()));
+                }
+            }
+        }
+        result
+    }
+}

@@ -1,0 +1,141 @@
+//! What was applied lately and is in memory only, and the dedup table.
+//!
+//! This is what the lock of a [`LayeredState`](super::LayeredState) guards: nothing here waits
+//! for anything.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use quorate_protocol::entry::{Entry, Mutation};
+use quorate_protocol::ids::Index;
+use quorate_protocol::record::{Key, Record, Value};
+use quorate_protocol::rpc::bulk::TokenRow;
+use quorate_protocol::version::Version;
+
+use super::dedup::DedupTable;
+use super::feeder::Job;
+use super::layered::Limits;
+use super::{Change, Group, State, StateError, record_bytes};
+
+/// What the lock guards. What is due when is told in `feeder.rs`.
+pub(super) struct Overlay {
+    pub(super) engine: Arc<dyn State>,
+    /// Applied and not given to the engine.
+    pub(super) open: BTreeMap<Key, Change>,
+    pub(super) open_bytes: usize,
+    pub(super) open_tokens: Vec<TokenRow>,
+    pub(super) open_since: Option<Instant>,
+    /// What the engine is being given.
+    pub(super) feeding: Option<Arc<Group>>,
+    pub(super) feeding_bytes: usize,
+    pub(super) unsynced_bytes: usize,
+    pub(super) unsynced_since: Option<Instant>,
+    pub(super) applied: Version,
+    pub(super) durable: Version,
+    pub(super) newest: Version,
+    pub(super) dedup: DedupTable,
+    pub(super) dedup_window: u64,
+    pub(super) jobs: VecDeque<Job>,
+    pub(super) copying: Option<Copying>,
+    pub(super) sweep_after: Option<Key>,
+    pub(super) failed: Option<StateError>,
+    pub(super) stop: bool,
+}
+
+/// A copy that is coming in.
+pub(super) struct Copying {
+    /// What it goes into.
+    pub(super) into: Arc<dyn State>,
+    /// Whether that is a second state.
+    pub(super) whole: bool,
+}
+
+impl Overlay {
+    /// Nothing in memory but the dedup table.
+    pub(super) fn over(engine: Arc<dyn State>, dedup_window: u64) -> Result<Self, StateError> {
+        let marks = engine.marks();
+        let mut dedup = DedupTable::new(dedup_window);
+        dedup.extend(&engine.tokens()?);
+        let mut inner = Self {
+            engine,
+            open: BTreeMap::new(),
+            open_bytes: 0,
+            open_tokens: Vec::new(),
+            open_since: None,
+            feeding: None,
+            feeding_bytes: 0,
+            unsynced_bytes: 0,
+            unsynced_since: None,
+            applied: marks.applied,
+            durable: marks.applied,
+            newest: marks.newest,
+            dedup,
+            dedup_window,
+            jobs: VecDeque::new(),
+            copying: None,
+            sweep_after: None,
+            failed: None,
+            stop: false,
+        };
+        let floor = inner.tokens_floor();
+        inner.dedup.forget(floor);
+        Ok(inner)
+    }
+
+    /// Dedup rows at or below this are forgotten.
+    pub(super) fn tokens_floor(&self) -> Index {
+        Index(self.applied.index.0.saturating_sub(self.dedup_window))
+    }
+
+    pub(super) fn is_full(&self, limits: &Limits) -> bool {
+        self.open_bytes + self.feeding_bytes >= limits.overlay_bytes_max
+    }
+
+    /// Whether the engine may hold newer records than those that are being applied.
+    pub(super) fn replaying(&self) -> bool {
+        self.applied < self.newest
+    }
+
+    /// The last change of a key that is in memory.
+    pub(super) fn find(&self, key: &Key) -> Option<&Change> {
+        self.open.get(key).or_else(|| self.feeding.as_ref()?.changes.get(key))
+    }
+
+    pub(super) fn apply(&mut self, entry: &Entry) {
+        let (version, applied) = (entry.version, self.applied);
+        let follows = version.index == applied.index.next() && version.epoch >= applied.epoch;
+        assert!(follows, "entry {version} cannot be applied behind {applied}");
+        for mutation in &entry.mutations {
+            let (key, value, expires) = match mutation {
+                Mutation::Put { key, value, expires } => (key, Some(value), *expires),
+                Mutation::Delete { key } => (key, None, None),
+            };
+            let value = value.map(Value::detached);
+            let record = Record { version, value, expires };
+            self.put(key.detached(), Change::Apply(record));
+        }
+        self.applied = version;
+        self.open_since.get_or_insert_with(Instant::now);
+    }
+
+    pub(super) fn put(&mut self, key: Key, change: Change) {
+        let bytes = |change: &Change| record_bytes(&key, change.record());
+        self.open_bytes -= self.open.get(&key).map_or(0, bytes);
+        self.open_bytes += bytes(&change);
+        self.open.insert(key, change);
+        self.open_since.get_or_insert_with(Instant::now);
+    }
+
+    /// A copy into this state ended: the engine has everything up to `snapshot`, so older
+    /// changes in memory are not to be fed over it.
+    pub(super) fn caught_up(&mut self, snapshot: Version) {
+        self.open
+            .retain(|_, change| change.record().is_some_and(|record| record.version > snapshot));
+        let bytes = self.open.iter().map(|(key, change)| record_bytes(key, change.record()));
+        self.open_bytes = bytes.sum();
+        self.applied = self.applied.max(snapshot);
+        let floor = self.tokens_floor();
+        self.dedup.forget(floor);
+    }
+}

@@ -1,0 +1,72 @@
+//! What the engines share: filling pages, what a finished copy means, which tombstones may go.
+
+use quorate_protocol::record::{Key, Record};
+use quorate_protocol::rpc::bulk::{Cursor, Page, TokenRow};
+use quorate_protocol::version::Version;
+
+use super::{Marks, record_bytes};
+
+/// About what a dedup row takes in a page.
+const TOKEN_ROW_BYTES: usize = 48;
+
+/// Whether a sweep may drop this record.
+pub(super) fn may_go(record: &Record, horizon: Version) -> bool {
+    record.value.is_none() && record.version <= horizon
+}
+
+/// The marks once a copy is complete. What a source no longer had cannot be told from what
+/// never was, so after a whole copy every tombstone up to the snapshot counts as possibly missing.
+pub(super) fn completed(marks: Marks, snapshot: Version, whole: bool) -> Marks {
+    let swept = if whole { marks.swept.max(snapshot) } else { marks.swept };
+    let applied = marks.applied.max(snapshot);
+    Marks { applied, newest: marks.newest.max(applied), swept }
+}
+
+/// A page of records that is being filled.
+pub(super) struct Filling {
+    since: Version,
+    records: Vec<(Key, Record)>,
+    bytes_left: usize,
+    work_left: usize,
+    last: Option<Key>,
+}
+
+impl Filling {
+    /// A page for records newer than `since`. It ends after `bytes_max` bytes of them, or
+    /// after `work_max` units of looking at any: a page costs bounded work, found or not.
+    pub(super) fn new(since: Version, bytes_max: usize, work_max: usize) -> Self {
+        Self { since, records: Vec::new(), bytes_left: bytes_max, work_left: work_max, last: None }
+    }
+
+    /// The next record in key order; `false` when the page is full (with this record in it).
+    pub(super) fn offer(&mut self, key: Key, record: Record, work: usize) -> bool {
+        self.work_left = self.work_left.saturating_sub(work);
+        let wanted = record.version > self.since;
+        if wanted {
+            self.bytes_left = self.bytes_left.saturating_sub(record_bytes(&key, Some(&record)));
+        }
+        let full = self.bytes_left == 0 || self.work_left == 0;
+        if full {
+            self.last = Some(key.clone());
+        }
+        if wanted {
+            self.records.push((key, record));
+        }
+        !full
+    }
+
+    /// The page. Behind the last record come the dedup rows.
+    pub(super) fn page(self) -> Page {
+        let next = self.last.map_or(Cursor::Token(self.since), Cursor::Key);
+        Page { records: self.records, tokens: Vec::new(), next: Some(next) }
+    }
+}
+
+/// A page of dedup rows, from rows in version order.
+pub(super) fn token_page(rows: impl Iterator<Item = TokenRow>, bytes_max: usize) -> Page {
+    let rows_max = (bytes_max / TOKEN_ROW_BYTES).max(1);
+    let tokens: Vec<_> = rows.take(rows_max).collect();
+    let more = tokens.last().filter(|_| tokens.len() == rows_max);
+    let next = more.map(|row| Cursor::Token(row.version));
+    Page { records: Vec::new(), tokens, next }
+}

@@ -1,0 +1,105 @@
+//! The log on the real file system.
+
+use std::fs;
+use std::path::Path;
+
+use quorate_node::log::Log;
+use quorate_node::log::disk::{DiskLog, DiskOptions, SPARES_MAX};
+use quorate_node::log::files::{Files, LogFile, RealFiles};
+use quorate_node::log::recover::OpenError;
+
+use super::model::{Model, Op, STORE, plain_writes};
+
+const OPTIONS: DiskOptions = DiskOptions { store: STORE, segment_bytes: 64 << 10 };
+
+fn open(path: &Path) -> DiskLog<RealFiles> {
+    let (log, report) = DiskLog::open(RealFiles::create(path).unwrap(), OPTIONS).unwrap();
+    assert_eq!((report.rot, report.torn_bytes), (None, 0));
+    log
+}
+
+fn names(path: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn it_is_found_again_and_its_files_are_used_again() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("log");
+    let mut log = open(&path);
+    let mut model = Model::default();
+    for (nth, ops) in plain_writes(300, 3000).into_iter().enumerate() {
+        log.write(&ops.iter().map(|op| op.on(&mut model)).collect::<Vec<_>>()).unwrap();
+        if nth % 30 == 29 {
+            model.dropped = model.drop_at(0);
+            log.drop_through(model.dropped).unwrap();
+        }
+        if nth % 100 == 50 {
+            Box::new(log).close();
+            log = open(&path);
+            model.check(&log);
+        }
+    }
+    model.check_reads(&log, 10_000);
+    let names = names(&path);
+    let spares = names.iter().filter(|name| name.starts_with("spare-")).count();
+    assert!((1..=SPARES_MAX).contains(&spares), "{names:?}");
+    let segments = names.len() - spares;
+    assert!(segments < 6, "{names:?}");
+    assert_eq!(log.bytes(), segments as u64 * OPTIONS.segment_bytes);
+    for name in &names {
+        assert_eq!(fs::metadata(path.join(name)).unwrap().len(), OPTIONS.segment_bytes);
+    }
+}
+
+#[test]
+fn a_group_that_is_longer_than_a_segment_gets_a_longer_one() {
+    let place = tempfile::tempdir().unwrap();
+    let mut log = open(place.path());
+    let mut model = Model::default();
+    let ops = [Op::Append { cut: 0, entries: vec![(true, 60_000); 3] }];
+    log.write(&ops.map(|op| op.on(&mut model))).unwrap();
+    drop(log);
+    let log = open(place.path());
+    model.check(&log);
+    model.check_reads(&log, 1);
+}
+
+#[test]
+fn one_process_has_it_at_a_time() {
+    let place = tempfile::tempdir().unwrap();
+    let log = open(place.path());
+    let second = DiskLog::open(RealFiles::create(place.path()).unwrap(), OPTIONS).unwrap_err();
+    assert!(matches!(second, OpenError::InUse { .. }));
+    assert!(second.to_string().contains(&place.path().display().to_string()), "{second}");
+    let looks = DiskLog::inspect(RealFiles::open(place.path()).unwrap(), STORE);
+    assert!(matches!(looks, Err(OpenError::InUse { .. })));
+    drop(log);
+    open(place.path());
+}
+
+#[test]
+fn looking_changes_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let looked = DiskLog::inspect(RealFiles::open(place.path()).unwrap(), STORE).unwrap();
+    assert_eq!(looked.groups, 0);
+    assert!(names(place.path()).is_empty());
+
+    let mut log = open(place.path());
+    let mut model = Model::default();
+    for ops in plain_writes(10, 3000) {
+        log.write(&ops.iter().map(|op| op.on(&mut model)).collect::<Vec<_>>()).unwrap();
+    }
+    drop(log);
+    let files = RealFiles::open(place.path()).unwrap();
+    let file = files.open(&names(place.path())[0]).unwrap();
+    file.write_at(0, b"x").unwrap_err();
+    let looked = DiskLog::inspect(files, STORE).unwrap();
+    assert_eq!((looked.groups, looked.rot), (10, None));
+    assert!(RealFiles::open(&place.path().join("nowhere")).is_err());
+}

@@ -1,0 +1,128 @@
+//! The feeder's thread: what it feeds when, and what it tells.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod state_support;
+
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use quorate_node::state::{LayeredState, Limits, MemoryState, Notice, Peek, State};
+use quorate_protocol::ids::History;
+
+use state_support::{Model, WINDOW, key, open};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn small() -> Limits {
+    Limits {
+        overlay_bytes_max: 20_000,
+        feed_bytes: 5_000,
+        feed_after: Duration::from_millis(20),
+        sync_bytes: 20_000,
+        sync_after: Duration::from_millis(50),
+    }
+}
+
+#[test]
+fn what_is_applied_is_read_at_once_and_durable_by_itself() {
+    let root = tempfile::tempdir().unwrap();
+    let engines: [Arc<dyn State>; 2] =
+        [Arc::new(MemoryState::new(History(0))), Arc::new(open(root.path()).unwrap())];
+    for engine in engines {
+        let (durable, told) = mpsc::channel();
+        let state = LayeredState::new(engine, small(), WINDOW, move |notice| match notice {
+            Notice::Durable(version) => drop(durable.send(version)),
+            Notice::Room => {}
+            Notice::Failed(error) => panic!("{error}"),
+        })
+        .unwrap();
+        let _feeder = state.start().unwrap();
+        let newest = Arc::new(Mutex::new(0));
+        let model = write_while_reading(&state, &newest);
+        let last = model.last();
+        let deadline = Instant::now() + DEADLINE;
+        while told.recv_timeout(deadline - Instant::now()).unwrap() < last {}
+        assert_eq!(state.durable_applied(), last);
+        model.check(&state);
+    }
+}
+
+/// Writes one key over and over while a reader sees that it never goes back.
+fn write_while_reading(state: &LayeredState, newest: &Mutex<u64>) -> Model {
+    let mut model = Model::default();
+    let (stop, stopped) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                let floor = *newest.lock().unwrap();
+                let found = state.get(&key(1)).unwrap();
+                let index = found.map_or(0, |record| record.version.index.0);
+                assert!(index >= floor, "{index} behind {floor}");
+            }
+        });
+        for n in 0..3_000 {
+            state.apply(model.write(false, 1, Some(40)));
+            *newest.lock().unwrap() = model.last().index.0;
+            state.apply(model.write(false, 2 + n % 50, Some(100)));
+        }
+        drop(stop);
+    });
+    model
+}
+
+#[test]
+fn a_full_overlay_says_so_and_says_when_there_is_room() {
+    let (room, told) = mpsc::channel();
+    let engine = Arc::new(MemoryState::new(History(0)));
+    let state = LayeredState::new(engine, small(), WINDOW, move |notice| {
+        if matches!(notice, Notice::Room) {
+            room.send(()).unwrap();
+        }
+    })
+    .unwrap();
+    let mut model = Model::default();
+    for n in 0..30 {
+        state.apply(model.write(false, n, Some(1_000)));
+    }
+    assert!(state.is_full());
+    assert!(matches!(state.peek(&key(3)), Peek::Held(Some(_))));
+    let feeder = state.start().unwrap();
+    told.recv_timeout(DEADLINE).unwrap();
+    assert!(!state.is_full());
+    assert_eq!(state.sync_now(DEADLINE).unwrap(), model.last());
+    assert_eq!(state.peek(&key(3)), Peek::Miss);
+    assert_eq!(state.figures().overlay_records, 0);
+    model.check(&state);
+    drop(feeder);
+
+    // Overwrites cancel out before they are fed.
+    for _ in 0..100 {
+        state.apply(model.write(false, 3, Some(10)));
+    }
+    assert_eq!(state.figures().overlay_records, 1);
+    assert!(state.figures().overlay_bytes < 200);
+    model.check(&state);
+}
+
+#[test]
+fn the_dedup_window_depends_on_the_index_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let mut model = Model::default();
+    for n in 0..100 {
+        model.write(n % 40 == 0, n, Some(1));
+    }
+    let once = state_support::layered(Arc::new(MemoryState::new(History(0))));
+    once.apply(&model.log);
+    model.check_tokens(&once);
+    let mut state = state_support::layered(Arc::new(open(root.path()).unwrap()));
+    for (n, chunk) in model.log.chunks(7).enumerate() {
+        state.apply(chunk);
+        state.pump();
+        if n % 3 == 0 {
+            drop(state);
+            state = state_support::layered(Arc::new(open(root.path()).unwrap()));
+        }
+    }
+    model.check_tokens(&state);
+}
