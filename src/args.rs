@@ -1,0 +1,459 @@
+//! The command line as typed. What it means is found out in `config.rs` and the commands.
+//!
+//! Every flag can be given in the environment as well; a flag wins.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::FalseyValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Where `quorate up` keeps a cluster unless told otherwise.
+pub(crate) const DATA_DEFAULT: &str = ".quorate";
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 no such key, 2 usage, 3 refused, \
+4 outcome unknown, 5 unavailable.";
+
+/// A small, durable, linearizable key-value store for a handful of machines.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, propagate_version = true, after_help = EXIT_CODES)]
+#[command(disable_help_subcommand = true)]
+pub(crate) struct Typed {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a whole cluster on this machine, and a shell or script on it
+    Up(Up),
+    /// Stop a cluster that `quorate up` started
+    Down(Down),
+    /// Run the server, the registry of a cluster
+    Server(Server),
+    /// Run one node
+    Node(Node),
+    /// Print what a key holds
+    #[command(alias = "get")]
+    Read(Read),
+    /// Write a value
+    #[command(alias = "put")]
+    Write(Write),
+    /// Delete a key
+    #[command(alias = "del")]
+    Delete(Delete),
+    /// Do nothing for some milliseconds
+    Sleep {
+        /// How many milliseconds
+        ms: u64,
+    },
+    /// Read commands from the terminal, or lines from a pipe
+    Shell(Shell),
+    /// Run a script: a file, `-` for standard input, or steps such as R,k W,k,v D,k T,500
+    Run(Run),
+    /// Show the server and every node, as far as they can be reached
+    Status(Status),
+    /// Show the cluster's settings, or change one
+    Settings(Settings),
+    /// Check the files of a stopped server, node or `quorate up`, and change none
+    Verify(Verify),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How to find a cluster.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Find {
+    /// Addresses of the server, or of nodes [default: the cluster that `quorate up` runs in
+    /// ./.quorate, else 127.0.0.1:4747]
+    #[arg(long, env = "QUORATE_SERVER", value_name = "ADDR[,ADDR]", value_delimiter = ',')]
+    pub(crate) server: Vec<String>,
+}
+
+/// How to ask.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Ask {
+    /// How long to try, such as 500ms, 10s or 1m
+    #[arg(long, env = "QUORATE_TIMEOUT", value_name = "TIME", default_value = "10s")]
+    #[arg(value_parser = parse_time)]
+    pub(crate) timeout: Duration,
+    /// How to print
+    #[arg(short, long, env = "QUORATE_OUTPUT", value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: Format,
+    /// Tell which node answered, and at which version
+    #[arg(short, long, env = "QUORATE_VERBOSE", value_parser = FalseyValueParser::new())]
+    pub(crate) verbose: bool,
+}
+
+/// What a command that talks to a cluster leaves behind.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Traced {
+    /// Write a trace of the process into this directory, for chrome://tracing
+    #[arg(long, env = "QUORATE_TRACE", value_name = "DIR", global = true)]
+    pub(crate) trace: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct How {
+    /// How sure a read must be: `majority` is linearizable, `weak` may be stale
+    #[arg(long, env = "QUORATE_LEVEL", default_value = "majority")]
+    pub(crate) level: Level,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    Majority,
+    Weak,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Read {
+    /// The key
+    pub(crate) key: String,
+    #[command(flatten)]
+    pub(crate) how: How,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+    #[command(flatten)]
+    pub(crate) find: Find,
+    #[command(flatten)]
+    pub(crate) traced: Traced,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Write {
+    /// The key
+    pub(crate) key: String,
+    /// The value; `-` takes it from standard input, `@FILE` from a file
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) value: String,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+    #[command(flatten)]
+    pub(crate) find: Find,
+    #[command(flatten)]
+    pub(crate) traced: Traced,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// The key
+    pub(crate) key: String,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+    #[command(flatten)]
+    pub(crate) find: Find,
+    #[command(flatten)]
+    pub(crate) traced: Traced,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Shell {
+    #[command(flatten)]
+    pub(crate) how: How,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+    #[command(flatten)]
+    pub(crate) find: Find,
+    #[command(flatten)]
+    pub(crate) traced: Traced,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// A file of shell lines, `-` for standard input, or the steps themselves
+    #[arg(required = true, value_name = "FILE | STEP")]
+    pub(crate) script: Vec<String>,
+    #[command(flatten)]
+    pub(crate) how: How,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+    #[command(flatten)]
+    pub(crate) find: Find,
+    #[command(flatten)]
+    pub(crate) traced: Traced,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Show it again every second until interrupted
+    #[arg(short, long, env = "QUORATE_WATCH", value_parser = FalseyValueParser::new())]
+    pub(crate) watch: bool,
+    /// How long to wait for those that do not answer, such as 500ms or 2s
+    #[arg(long, env = "QUORATE_TIMEOUT", value_name = "TIME", default_value = "1s")]
+    #[arg(value_parser = parse_time)]
+    pub(crate) timeout: Duration,
+    /// How to print
+    #[arg(short, long, env = "QUORATE_OUTPUT", value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: Format,
+    #[command(flatten)]
+    pub(crate) find: Find,
+    #[command(flatten)]
+    pub(crate) traced: Traced,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The data directory
+    pub(crate) dir: PathBuf,
+    /// How to print
+    #[arg(short, long, env = "QUORATE_OUTPUT", value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = false)]
+pub(crate) struct Settings {
+    #[command(subcommand)]
+    pub(crate) change: Option<SettingsChange>,
+    /// How long to try, such as 500ms, 10s or 1m
+    #[arg(
+        long,
+        env = "QUORATE_TIMEOUT",
+        value_name = "TIME",
+        default_value = "10s",
+        global = true
+    )]
+    #[arg(value_parser = parse_time)]
+    pub(crate) timeout: Duration,
+    /// How to print
+    #[arg(short, long, env = "QUORATE_OUTPUT", value_name = "FORMAT", default_value = "text")]
+    #[arg(global = true)]
+    pub(crate) output: Format,
+    /// Addresses of the server [default: the cluster that `quorate up` runs in ./.quorate, else
+    /// 127.0.0.1:4747]
+    #[arg(long, env = "QUORATE_SERVER", value_name = "ADDR[,ADDR]", value_delimiter = ',')]
+    #[arg(global = true)]
+    pub(crate) server: Vec<String>,
+    #[command(flatten)]
+    pub(crate) traced: Traced,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SettingsChange {
+    /// Change one setting while the cluster runs
+    Set {
+        /// Its name, as `quorate settings` prints it
+        name: String,
+        /// Its new value
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+    },
+}
+
+/// What both roles take.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Running {
+    /// The address others should call, where it is not the one listened on
+    #[arg(long, env = "QUORATE_ADVERTISE", value_name = "ADDR")]
+    pub(crate) advertise: Option<String>,
+    /// What to log on standard error: error, warn, info, debug, trace, or a tracing filter
+    #[arg(long, env = "QUORATE_LOG", value_name = "LEVEL", default_value = "info")]
+    pub(crate) log: String,
+    /// Write a trace of the process into this directory, for chrome://tracing
+    #[arg(long, env = "QUORATE_TRACE", value_name = "DIR")]
+    pub(crate) trace: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) child: Child,
+}
+
+/// How `quorate up` runs its children.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct Child {
+    /// Stop when standard input ends: whoever holds its other end is gone
+    #[arg(long, hide = true)]
+    pub(crate) parent_pipe: bool,
+    /// Move to a session of its own
+    #[arg(long, hide = true)]
+    pub(crate) own_session: bool,
+    /// Print the address listened on as one line on standard output
+    #[arg(long, hide = true)]
+    pub(crate) announce: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Server {
+    /// Where to listen
+    #[arg(long, env = "QUORATE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:4747")]
+    pub(crate) listen: String,
+    /// Where the server keeps its state
+    #[arg(long, env = "QUORATE_DATA", value_name = "DIR", default_value = "quorate-server")]
+    pub(crate) data: PathBuf,
+    /// A new cluster takes letters and digits only, as keys and as values
+    #[arg(long, env = "QUORATE_ALPHANUMERIC", value_parser = FalseyValueParser::new())]
+    pub(crate) alphanumeric: bool,
+    /// Give up the cluster's data, where too many members are gone for good: tells what may be
+    /// lost, asks, and then starts over
+    #[arg(long, env = "QUORATE_ABANDON_DATA", value_parser = FalseyValueParser::new())]
+    pub(crate) abandon_data: bool,
+    /// Do not ask
+    #[arg(long, env = "QUORATE_YES", value_parser = FalseyValueParser::new())]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) running: Running,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Node {
+    #[command(flatten)]
+    pub(crate) find: Find,
+    /// Where to listen; port 0 takes any
+    #[arg(long, env = "QUORATE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:0")]
+    pub(crate) listen: String,
+    /// Where the node keeps its data [default: quorate-node]
+    #[arg(long, env = "QUORATE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Keep everything in memory: the node comes back as a new one
+    #[arg(long, env = "QUORATE_MEMORY", value_parser = FalseyValueParser::new())]
+    pub(crate) memory: bool,
+    #[command(flatten)]
+    pub(crate) running: Running,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_precedence_over_arg = true)]
+pub(crate) struct Up {
+    #[command(subcommand)]
+    pub(crate) control: Option<Control>,
+    #[command(flatten)]
+    pub(crate) start: Start,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    /// How many nodes [default: as many as there were, else 3]
+    #[arg(long, env = "QUORATE_NODES", value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(NODES_MAX)))]
+    pub(crate) nodes: Option<u32>,
+    /// Keep nothing on disk
+    #[arg(long, env = "QUORATE_MEMORY", value_parser = FalseyValueParser::new())]
+    pub(crate) memory: bool,
+    /// Where the cluster's files are
+    #[arg(long, env = "QUORATE_DATA", value_name = "DIR", default_value = DATA_DEFAULT)]
+    pub(crate) data: PathBuf,
+    /// A new cluster takes letters and digits only, as keys and as values
+    #[arg(long, env = "QUORATE_ALPHANUMERIC", value_parser = FalseyValueParser::new())]
+    pub(crate) alphanumeric: bool,
+    /// Return once the cluster serves; `quorate down` stops it
+    #[arg(long, env = "QUORATE_DETACH", value_parser = FalseyValueParser::new())]
+    pub(crate) detach: bool,
+    /// What the processes log into the data directory
+    #[arg(long, env = "QUORATE_LOG", value_name = "LEVEL", default_value = "info")]
+    pub(crate) log: String,
+    /// Write a trace of each process into this directory, for chrome://tracing
+    #[arg(long, env = "QUORATE_TRACE", value_name = "DIR")]
+    pub(crate) trace: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) how: How,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+}
+
+/// The most nodes `quorate up` starts.
+pub(crate) const NODES_MAX: u32 = 10;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Control {
+    /// Start a node again, killing it first if it runs
+    Restart(Which),
+    /// Kill a node, as with kill -9
+    Kill(Which),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// The node's number, as `quorate status` shows it
+    pub(crate) node: quorate_protocol::ids::NodeId,
+    /// Where the cluster's files are
+    #[arg(long, env = "QUORATE_DATA", value_name = "DIR", default_value = DATA_DEFAULT)]
+    pub(crate) data: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// Where the cluster's files are
+    #[arg(long, env = "QUORATE_DATA", value_name = "DIR", default_value = DATA_DEFAULT)]
+    pub(crate) data: PathBuf,
+}
+
+/// A length of time: a number with `ms`, `s` or `m`, or seconds.
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit_ms = match &text[digits.len()..] {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        _ => return Err("write a time such as 500ms, 10s or 1m".to_owned()),
+    };
+    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms));
+    match number.map(Duration::from_millis) {
+        Some(time) if time.is_zero() => Err("no time is too short a time".to_owned()),
+        Some(time) if time <= quorate_client::DEADLINE_MAX => Ok(time),
+        Some(_) => Err("at most 60m".to_owned()),
+        None => Err("write a time such as 500ms, 10s or 1m".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Typed::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_a_variable_of_its_name() {
+        fn check(command: &clap::Command) {
+            for flag in command.get_arguments() {
+                let Some(long) = flag.get_long() else { continue };
+                if flag.is_hide_set() || matches!(long, "help" | "version") {
+                    continue;
+                }
+                let wanted = format!("QUORATE_{}", long.to_uppercase().replace('-', "_"));
+                let found = flag.get_env().map(|name| name.to_string_lossy().into_owned());
+                assert_eq!(found, Some(wanted), "--{long} of {}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Typed::command());
+    }
+
+    #[test]
+    fn times_are_read_with_their_units() {
+        let table = [("500ms", 500), ("2s", 2_000), ("2", 2_000), ("1m", 60_000)];
+        for (text, ms) in table {
+            assert_eq!(parse_time(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "s", "0", "1h", "-1", "1.5s", "99999999999999999999", "61m", "µs"] {
+            assert!(parse_time(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_is_controlled_or_started() {
+        let typed = Typed::try_parse_from(["quorate", "up", "restart", "n2"]).unwrap();
+        let Command::Up(Up { control: Some(Control::Restart(which)), .. }) = typed.command else {
+            panic!("{typed:?}")
+        };
+        assert_eq!(which.node, quorate_protocol::ids::NodeId(2));
+        let typed = Typed::try_parse_from(["quorate", "up", "--nodes", "5"]).unwrap();
+        let Command::Up(Up { control: None, start }) = typed.command else { panic!("{typed:?}") };
+        assert_eq!(start.nodes, Some(5));
+        for wrong in [["quorate", "up", "--nodes", "0"], ["quorate", "up", "--nodes", "11"]] {
+            assert!(Typed::try_parse_from(wrong).is_err());
+        }
+    }
+}

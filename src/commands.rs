@@ -1,0 +1,182 @@
+//! The commands that talk to a cluster that runs already.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+use std::time::Duration;
+
+use quorate_client::Client;
+use quorate_protocol::settings::Settings;
+
+use crate::args::{
+    Ask, DATA_DEFAULT, Delete, Find, Format, How, Level, Read, Run, SettingsChange, Shell, Status,
+    Write,
+};
+use crate::discover::Found;
+use crate::exit::{Code, Failure};
+use crate::output::data;
+use crate::script::{is_one_line_step, parse_one_line_step};
+use crate::session::Session;
+use crate::shell;
+use crate::status::Snapshot;
+
+/// The longest value or script that is read from a file or from standard input. What a cluster
+/// takes is the setting `value_bytes_max`.
+const INPUT_BYTES_MAX: u64 = 16 << 20;
+
+/// How often `status --watch` looks.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(crate) async fn read(typed: Read) -> Result<Code, Failure> {
+    let session = open(&typed.find, typed.ask, typed.how).await?;
+    Ok(session.conclude(&typed.key, &session.read(&typed.key).await?))
+}
+
+pub(crate) async fn write(typed: Write) -> Result<Code, Failure> {
+    let value = take_value(typed.value)?;
+    let session = open(&typed.find, typed.ask, How { level: Level::Majority }).await?;
+    Ok(session.conclude(&typed.key, &session.write(&typed.key, value).await?))
+}
+
+pub(crate) async fn delete(typed: Delete) -> Result<Code, Failure> {
+    let session = open(&typed.find, typed.ask, How { level: Level::Majority }).await?;
+    Ok(session.conclude(&typed.key, &session.delete(&typed.key).await?))
+}
+
+pub(crate) async fn shell(typed: Shell) -> Result<Code, Failure> {
+    let session = open(&typed.find, typed.ask, typed.how).await?;
+    Ok(shell::run(&session, shell::input(), shell::is_interactive()).await)
+}
+
+pub(crate) async fn run(typed: Run) -> Result<Code, Failure> {
+    let Run { script, how, ask, find, traced: _ } = typed;
+    if script.iter().all(|part| is_one_line_step(part)) {
+        // All are checked before the first is done.
+        let steps = script.iter().map(|part| parse_one_line_step(part));
+        let steps = steps.collect::<Result<Vec<_>, _>>().map_err(Failure::usage)?;
+        let session = open(&find, ask, how).await?;
+        return Ok(shell::run_steps(&session, steps).await);
+    }
+    let [file] = script.as_slice() else {
+        return Err(Failure::usage(
+            "give one file, or steps such as R,KEY W,KEY,VALUE D,KEY T,MS, but not both",
+        ));
+    };
+    if file == "-" {
+        let session = open(&find, ask, how).await?;
+        return Ok(shell::run(&session, shell::standard_input(), false).await);
+    }
+    let script = read_file(file)?;
+    let session = open(&find, ask, how).await?;
+    Ok(shell::run(&session, shell::lines_of(script), false).await)
+}
+
+pub(crate) async fn status(typed: Status) -> Result<Code, Failure> {
+    let client = Found::look(&typed.find)?.connect().await?;
+    loop {
+        let shown = Snapshot::take(&client, Path::new(DATA_DEFAULT), typed.timeout)
+            .await
+            .print(typed.output);
+        if !typed.watch {
+            return shown.map(|()| Code::Done);
+        }
+        if let Err(failure) = shown {
+            crate::output::talk(&failure.to_string());
+        }
+        if typed.output == Format::Text {
+            data(b"\n");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(WATCH_INTERVAL) => {}
+            _ = tokio::signal::ctrl_c() => return Ok(Code::Done),
+        }
+    }
+}
+
+pub(crate) async fn settings(typed: crate::args::Settings) -> Result<Code, Failure> {
+    let crate::args::Settings { change, timeout, output, server, traced: _ } = typed;
+    let client: Client = Found::look(&Find { server })?.connect().await?;
+    let settings = match change {
+        None => client.settings(timeout).await?,
+        Some(SettingsChange::Set { name, value }) => {
+            client.set_setting(&name, &value, timeout).await?
+        }
+    };
+    data(&show_settings(&settings, output));
+    Ok(Code::Done)
+}
+
+async fn open(find: &Find, ask: Ask, how: How) -> Result<Session, Failure> {
+    let client = Found::look(find)?.connect().await?;
+    Ok(Session { client, ask, how, dir: DATA_DEFAULT.into(), control: None })
+}
+
+/// The settings as `settings set` takes them: one a line, or an object.
+fn show_settings(settings: &Settings, format: Format) -> Vec<u8> {
+    let all: Vec<_> = settings.iter().collect();
+    let text = match format {
+        Format::Text => {
+            let width = all.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+            let lines = all.iter().map(|(name, value)| {
+                let line = format!("{name:width$}  {value}");
+                format!("{}\n", line.trim_end())
+            });
+            lines.collect()
+        }
+        Format::Json => {
+            let fields = all.into_iter().map(|(name, value)| (name.to_owned(), value.into()));
+            format!("{}\n", serde_json::Value::Object(fields.collect()))
+        }
+    };
+    text.into_bytes()
+}
+
+/// The value meant: what was typed, or standard input for `-`, or a file for `@FILE`.
+fn take_value(typed: String) -> Result<Vec<u8>, Failure> {
+    if typed == "-" {
+        return read_bounded(io::stdin().lock(), "standard input");
+    }
+    match typed.strip_prefix('@') {
+        Some(file) => read_file(file),
+        None => Ok(typed.into_bytes()),
+    }
+}
+
+fn read_file(path: &str) -> Result<Vec<u8>, Failure> {
+    let file = File::open(path);
+    let file = file.map_err(|error| Failure::usage(format!("cannot read '{path}': {error}")))?;
+    read_bounded(file, path)
+}
+
+fn read_bounded(from: impl io::Read, name: &str) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    match from.take(INPUT_BYTES_MAX + 1).read_to_end(&mut bytes) {
+        Err(error) => Err(Failure::usage(format!("cannot read {name}: {error}"))),
+        Ok(_) if bytes.len() as u64 > INPUT_BYTES_MAX => {
+            Err(Failure::usage(format!("{name} is longer than {INPUT_BYTES_MAX} bytes")))
+        }
+        Ok(_) => Ok(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_taken_from_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("value");
+        std::fs::write(&path, b"a\n\xff").unwrap();
+        assert_eq!(take_value(format!("@{}", path.display())).unwrap(), b"a\n\xff");
+        assert_eq!(take_value("plain".to_owned()).unwrap(), b"plain");
+        let failure = take_value("@/no/such/file".to_owned()).unwrap_err();
+        assert_eq!(failure.code, Code::Usage);
+        assert!(failure.to_string().contains("/no/such/file"));
+    }
+
+    #[test]
+    fn a_value_without_end_is_refused() {
+        assert_eq!(read_bounded(io::repeat(0), "that").unwrap_err().code, Code::Usage);
+    }
+}

@@ -1,0 +1,131 @@
+//! Nodes that come and go.
+
+use std::time::Duration;
+
+use quorate_client::DEFAULT_DEADLINE;
+use quorate_protocol::ids::NodeId;
+
+use crate::alone;
+use crate::ask;
+use crate::cluster::Cluster;
+use crate::contents::everywhere;
+use crate::load::Load;
+use crate::process::until;
+use crate::witness::Witness;
+
+/// How many changes show that a cluster goes on.
+const SOME: usize = 40;
+
+/// How long a request is tried where nobody may answer for a while.
+const SHORT: Duration = Duration::from_millis(300);
+
+#[test]
+fn nodes_join_under_load_and_an_emptied_one_comes_back_as_another() {
+    alone(async {
+        let mut cluster = Cluster::start(1).await;
+        let load = Load::start(cluster.client().await, DEFAULT_DEADLINE);
+        let witness = Witness::call(cluster.client().await, &cluster.server_address);
+        for _ in 0..3 {
+            load.goes_on(SOME).await;
+            cluster.join().await;
+            cluster.settled(&cluster.up()).await;
+        }
+        load.goes_on(SOME).await;
+
+        let emptied = cluster.follower().await;
+        cluster.kill(emptied);
+        let dir = cluster.nodes[&emptied].dir.clone().unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+        let address = cluster.address(emptied).to_owned();
+        let fresh = cluster.run_node(Some(dir), &address).await;
+        assert!(!(1..=4).map(NodeId).any(|old| old == fresh), "{fresh} was used before");
+        cluster.settled(&cluster.up()).await;
+        load.goes_on(SOME).await;
+
+        // In memory, every start is a new node.
+        let memory = cluster.join_in_memory().await;
+        cluster.settled(&cluster.up()).await;
+        cluster.kill(memory);
+        cluster.settled(&cluster.up()).await;
+        let again = cluster.join_in_memory().await;
+        assert_ne!(memory, again);
+        cluster.settled(&cluster.up()).await;
+        let contents = load.finish_without_error().await;
+        let some = contents.into_iter().step_by(7).take(100).collect();
+        everywhere(&cluster, &some).await;
+        witness.question().await;
+        cluster.end();
+    });
+}
+
+#[test]
+fn the_last_node_standing_has_everything() {
+    alone(async {
+        let mut cluster = Cluster::start(3).await;
+        let load = Load::start(cluster.client().await, DEFAULT_DEADLINE);
+        let witness = Witness::call(cluster.client().await, &cluster.server_address);
+        let mut gone = Vec::new();
+        while cluster.up().len() > 1 {
+            load.goes_on(SOME).await;
+            let coordinator = cluster.coordinator().await;
+            cluster.kill(coordinator);
+            gone.push(coordinator);
+            cluster.settled(&cluster.up()).await;
+            load.goes_on(SOME).await;
+            load.everything_is_there().await;
+        }
+        for node in gone {
+            cluster.restart(node).await;
+            cluster.settled(&cluster.up()).await;
+            load.goes_on(SOME).await;
+            load.everything_is_there().await;
+        }
+        let contents = load.finish_without_error().await;
+        let some = contents.into_iter().step_by(7).take(100).collect();
+        everywhere(&cluster, &some).await;
+        witness.question().await;
+        cluster.end();
+    });
+}
+
+#[test]
+fn two_of_three_killed_at_once_is_a_halt_and_no_guess() {
+    alone(async {
+        let mut cluster = Cluster::start(3).await;
+        let load = Load::start(cluster.client().await, SHORT);
+        let witness = Witness::call(cluster.client().await, &cluster.server_address);
+        load.goes_on(SOME).await;
+        let (follower, coordinator) = (cluster.follower().await, cluster.coordinator().await);
+        cluster.kill(follower);
+        cluster.kill(coordinator);
+        let [left] = cluster.up()[..] else { panic!("one is left") };
+        let waits = until("the server says for whom it waits", async || {
+            let status = ask::server(&cluster.server_address).await?;
+            status.waiting_for.ok_or_else(|| format!("active {:?}", status.active))
+        })
+        .await;
+        for lost in [follower, coordinator] {
+            assert!(waits.contains(&lost.to_string()), "{lost} is not in: {waits}");
+        }
+        // Clients are told, and nobody is told anything wrong: the load sees to that.
+        let errors = load.errors().len();
+        let acknowledged = load.acknowledged();
+        until("clients meet the halt", async || {
+            let now = load.errors().len();
+            if now > errors + 10 { Ok(()) } else { Err(format!("{now} errors, {errors} before")) }
+        })
+        .await;
+        assert_eq!(load.acknowledged(), acknowledged, "one of three acknowledges nothing");
+        assert!(ask::status(cluster.address(left)).await.is_ok(), "{left} still answers");
+
+        cluster.restart(follower).await;
+        load.goes_on(SOME).await;
+        cluster.settled(&cluster.up()).await;
+        load.everything_is_there().await;
+        cluster.restart(coordinator).await;
+        cluster.settled(&cluster.up()).await;
+        load.finish().await;
+        witness.question().await;
+        cluster.end();
+    });
+}

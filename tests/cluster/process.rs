@@ -1,0 +1,134 @@
+//! One process: its start, signals to it, its log.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read as _};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long anything is waited for. Generous: a machine that builds at the same time is slow.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long it is waited before a condition is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// How many lines of each log are shown when a test fails.
+const SHOWN_LINES: usize = 60;
+
+/// Waits until `look` finds what it looks for; panics with the last reason why not.
+pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match look().await {
+            Ok(found) => return found,
+            Err(why) => assert!(Instant::now() < deadline, "not in time: {what}: {why}"),
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// `quorate` with nothing said by the environment.
+pub(crate) fn quorate<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("QUORATE_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// A process that listens. Killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    /// Where it listens.
+    pub(crate) address: String,
+}
+
+impl Process {
+    /// Starts `quorate` with `args` and waits until it listens. Its log is appended to `log`.
+    pub(crate) async fn start(args: Vec<OsString>, log: &Path) -> Self {
+        let talk = File::options().create(true).append(true).open(log).unwrap();
+        // Standard input is held for as long as this test lives: whatever becomes of the test,
+        // the process does not outlive it.
+        let mut child = quorate(args)
+            .args(["--announce", "--parent-pipe"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(talk)
+            .spawn()
+            .unwrap();
+        let out = child.stdout.take().unwrap();
+        let line = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            BufReader::new(out).read_line(&mut line).map(|_| line)
+        });
+        let line = line.await.unwrap().unwrap();
+        assert!(!line.is_empty(), "it ended before it listened:\n{}", tail(log));
+        Self { child, address: line.trim().to_owned() }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        until("the process ends", async || {
+            self.child.try_wait().unwrap().ok_or_else(|| "it runs".to_owned())
+        })
+        .await
+    }
+
+    /// Whether it runs, paused or not.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a process that must end by itself; gives its exit code and what it said.
+pub(crate) async fn refused(args: Vec<OsString>) -> (Option<i32>, String) {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let talk = log.reopen().unwrap();
+    let child = quorate(args).stdout(Stdio::null()).stderr(talk).spawn().unwrap();
+    let status = Process { child, address: String::new() }.ended().await;
+    (status.code(), read_log(log.path()))
+}
+
+/// It ended with this code, and said all of that.
+#[track_caller]
+pub(crate) fn assert_told((code, said): &(Option<i32>, String), expected: i32, words: &[&str]) {
+    assert_eq!(*code, Some(expected), "{said}");
+    for word in words {
+        assert!(said.contains(word), "'{word}' is not in: {said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+/// A whole log; empty where there is none.
+pub(crate) fn read_log(path: &Path) -> String {
+    let mut bytes = Vec::new();
+    let _ = File::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The end of a log.
+pub(crate) fn tail(path: &Path) -> String {
+    let log = read_log(path);
+    let lines: Vec<_> = log.lines().collect();
+    lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+}

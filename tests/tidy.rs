@@ -1,0 +1,137 @@
+//! What the layout of the code promises, checked on the text of it.
+//!
+//! * The `core` modules are pure: none of them names a clock, a socket, a thread, a file, a runtime, an
+//!   RPC crate, a generator of randomness, a tracer, or a map with a random order.
+//! * Files and functions stay within what a reader can hold: see the bounds and their reasons.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot read the tree has failed")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What no core may name.
+const IMPURE: &[&str] = &[
+    "std::time",
+    "std::net",
+    "std::thread",
+    "std::fs",
+    "tokio",
+    "tarpc",
+    "rand::",
+    "getrandom",
+    "tracing",
+    "HashMap",
+    "HashSet",
+    "Instant",
+    "SystemTime",
+];
+
+/// The core folders.
+const CORES: &[&str] = &["server/src/core", "coordinator/src/core", "node/src/core"];
+
+/// The longest file: one concept with its types, impls and unit tests. Most are half as long.
+const FILE_LINES_MAX: usize = 640;
+
+/// The longest function. A screen holds about 60 lines; a `match` over a closed enum, one arm for
+/// each variant, may take one and a half, for splitting it would hide that it is complete.
+const FUNCTION_LINES_MAX: usize = 95;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every Rust file below `dir`.
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut left = vec![dir.to_owned()];
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && name != "target" && !name.starts_with('.') {
+                left.push(path);
+            } else if name.ends_with(".rs") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty(), "no source below {}", dir.display());
+    found
+}
+
+/// The text without comments, for rules about code.
+fn code(text: &str) -> Vec<&str> {
+    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect()
+}
+
+#[test]
+fn cores_are_pure() {
+    let mut wrong = Vec::new();
+    for core in CORES {
+        for file in sources(&root().join(core)) {
+            // Tests of a core read scripts and seeds; the core itself does not.
+            let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+            if name.contains("tests") || name == "explore" {
+                continue;
+            }
+            let text = fs::read_to_string(&file).unwrap();
+            for (at, line) in code(&text).iter().enumerate() {
+                wrong.extend(IMPURE.iter().filter(|word| line.contains(**word)).map(|word| {
+                    format!("{}:{}: a core must not name {word}", file.display(), at + 1)
+                }));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn files_are_short_enough_to_read() {
+    let long: Vec<_> = sources(&root())
+        .into_iter()
+        .filter_map(|file| {
+            let lines = fs::read_to_string(&file).unwrap().lines().count();
+            (lines > FILE_LINES_MAX).then(|| format!("{}: {lines} lines", file.display()))
+        })
+        .collect();
+    assert!(long.is_empty(), "over {FILE_LINES_MAX} lines:\n{}", long.join("\n"));
+}
+
+/// Whether the function whose head begins the lines has a body: a trait's need not.
+fn has_body(lines: &[&str]) -> bool {
+    let end = lines.iter().map(|line| line.trim_end()).find(|line| line.ends_with(['{', ';', '}']));
+    end.is_some_and(|line| !line.ends_with(';'))
+}
+
+#[test]
+fn functions_are_short_enough_to_read() {
+    let mut long = Vec::new();
+    for file in sources(&root()) {
+        let text = fs::read_to_string(&file).unwrap();
+        let mut begun: Option<(usize, usize, String)> = None;
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let indent = line.len() - line.trim_start().len();
+            let head = line.trim_start();
+            let is_function = ["fn ", "pub fn ", "async fn ", "pub async fn "]
+                .iter()
+                .any(|start| head.starts_with(start))
+                || head.starts_with("pub(") && head.contains(" fn ");
+            match &begun {
+                None if is_function && has_body(&lines[at..]) => {
+                    begun = Some((at, indent, head.to_owned()));
+                }
+                Some((start, depth, name)) if head == "}" && indent == *depth => {
+                    if at - start > FUNCTION_LINES_MAX {
+                        let place = format!("{}:{}", file.display(), start + 1);
+                        long.push(format!("{place}: {} lines: {name}", at - start));
+                    }
+                    begun = None;
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(long.is_empty(), "over {FUNCTION_LINES_MAX} lines:\n{}", long.join("\n"));
+}

@@ -1,0 +1,293 @@
+//! `quorate up` with real processes. Each test has a directory and so a cluster of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers are test code")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value as Json;
+
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn quorate(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("QUORATE_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(args).current_dir(dir).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs `quorate` with this script on its standard input.
+fn script(dir: &Path, args: &[&str], script: &str) -> Output {
+    let mut child = quorate(dir, args).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// Runs `quorate` and expects it to be done.
+#[track_caller]
+fn done(dir: &Path, args: &[&str]) -> String {
+    let output = quorate(dir, args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", talk(&output));
+    data(&output)
+}
+
+fn data(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn talk(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn runtime(dir: &Path) -> Option<Json> {
+    let text = std::fs::read_to_string(dir.join(".quorate/cluster.json")).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// The process numbers in the runtime file: the server's, then the nodes'.
+fn pids(dir: &Path) -> Vec<u32> {
+    let runtime = runtime(dir).expect("a cluster runs");
+    let nodes = runtime["nodes"].as_array().unwrap().iter();
+    let all = std::iter::once(&runtime["server"]).chain(nodes);
+    all.map(|entry| u32::try_from(entry["process"]["pid"].as_u64().unwrap()).unwrap()).collect()
+}
+
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+}
+
+#[track_caller]
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A detached cluster that is stopped with the test, however that ends.
+struct Detached(tempfile::TempDir);
+
+impl Detached {
+    fn start(args: &[&str]) -> Self {
+        let cluster = Self(tempfile::tempdir().unwrap());
+        done(cluster.dir(), &[&["up", "--detach"], args].concat());
+        cluster
+    }
+
+    fn dir(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        let _ = quorate(self.dir(), &["down"]).output();
+    }
+}
+
+#[test]
+fn a_piped_script_runs_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = "write a 1\nread a\ndelete a\nread a\n";
+    let output = script(dir.path(), &["up", "--memory"], lines);
+    assert_eq!(output.status.code(), Some(0), "{}", talk(&output));
+    assert_eq!(data(&output), "(written)\n1\n(deleted)\n(no such key)\n");
+    assert!(talk(&output).contains("QUORATE_SERVER="), "{}", talk(&output));
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_script_goes_on_after_a_failure_and_ends_with_its_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = "write a\nwrite b- 1\nwrite b 1\nread b\n";
+    let args = ["up", "--memory", "--nodes", "1", "--alphanumeric"];
+    let output = script(dir.path(), &args, lines);
+    assert_eq!(output.status.code(), Some(2), "{}", talk(&output));
+    assert_eq!(data(&output), "(written)\n1\n");
+    assert!(talk(&output).contains("line 1: write: write KEY VALUE"), "{}", talk(&output));
+    assert!(talk(&output).contains("line 2: refused: invalid key"), "{}", talk(&output));
+}
+
+#[test]
+fn a_cluster_that_is_detached_runs_on_until_it_is_taken_down() {
+    let cluster = Detached::start(&["--nodes", "3"]);
+    let dir = cluster.dir();
+    let pids = pids(dir);
+    assert_eq!(pids.len(), 4);
+    assert!(pids.iter().all(|pid| is_alive(*pid)));
+
+    // Found by the runtime file; one value through a pipe, as bytes.
+    let write = script(dir, &["write", "k", "-"], "two\nlines");
+    assert!(write.status.success(), "{}", talk(&write));
+    assert_eq!(done(dir, &["read", "k"]), "two\nlines\n");
+    let json: Json = serde_json::from_str(&done(dir, &["read", "k", "-o", "json"])).unwrap();
+    assert_eq!(json["value"], "two\nlines");
+    let weak = quorate(dir, &["get", "k", "--level", "weak", "-v"]).output().unwrap();
+    assert!(talk(&weak).contains("answered"), "{}", talk(&weak));
+    let missing = quorate(dir, &["del", "nothing"]).output().unwrap();
+    assert_eq!((missing.status.code(), data(&missing).as_str()), (Some(1), ""));
+
+    let status: Json = serde_json::from_str(&done(dir, &["status", "-o", "json"])).unwrap();
+    assert_eq!(status["members"], serde_json::json!([1, 2, 3]), "{status:#}");
+    assert!(status["nodes"].as_array().unwrap().iter().all(|node| node["reachable"] == true));
+    check_status(&status, &pids);
+    let set = quorate(dir, &["settings", "set", "heartbeat", "banana"]).output().unwrap();
+    assert_eq!(set.status.code(), Some(3), "{}", talk(&set));
+    assert!(done(dir, &["settings", "set", "heartbeat", "90ms"]).contains("90ms"));
+
+    let second = quorate(dir, &["up"]).output().unwrap();
+    assert_eq!(second.status.code(), Some(2));
+    assert!(talk(&second).contains("quorate down"), "{}", talk(&second));
+
+    done(dir, &["down"]);
+    assert!(pids.iter().all(|pid| !is_alive(*pid)));
+    assert!(runtime(dir).is_none());
+
+    // The data is found again, and so is the number of nodes.
+    done(dir, &["up", "--detach"]);
+    assert_eq!(done(dir, &["read", "k"]), "two\nlines\n");
+    let fewer = {
+        done(dir, &["down"]);
+        quorate(dir, &["up", "--nodes", "2"]).output().unwrap()
+    };
+    assert_eq!(fewer.status.code(), Some(2));
+    assert!(talk(&fewer).contains("--nodes 3"), "{}", talk(&fewer));
+}
+
+#[test]
+fn a_node_is_killed_and_started_again_from_another_terminal() {
+    let cluster = Detached::start(&["--nodes", "3"]);
+    let dir = cluster.dir();
+    done(dir, &["write", "k", "v"]);
+    let before = pids(dir);
+    done(dir, &["up", "kill", "2"]);
+    assert!(!is_alive(before[2]));
+    assert_eq!(done(dir, &["read", "k"]), "v\n");
+    done(dir, &["up", "restart", "2"]);
+    let after = pids(dir);
+    assert!(before[2] != after[2] && is_alive(after[2]));
+    wait_until("every node is a member again", || {
+        let status: Json = serde_json::from_str(&done(dir, &["status", "-o", "json"])).unwrap();
+        status["members"] == serde_json::json!([1, 2, 3])
+    });
+    let wrong = quorate(dir, &["up", "restart", "9"]).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2));
+}
+
+/// That the status of three settled nodes has every field, and the truth in it.
+fn check_status(status: &Json, pids: &[u32]) {
+    assert!(status["cluster"].is_string() && status["epoch"].is_u64(), "{status:#}");
+    assert_eq!(
+        (&status["server"]["reachable"], &status["server"]["pid"]),
+        (&true.into(), &pids[0].into())
+    );
+    let nodes = status["nodes"].as_array().unwrap();
+    for (node, pid) in nodes.iter().zip(&pids[1..]) {
+        assert_eq!((&node["pid"], &node["storage"]), (&(*pid).into(), &"disk".into()), "{node:#}");
+        let coordinates = node["id"] == status["coordinator"];
+        assert_eq!(node["role"] == "coordinator", coordinates, "{node:#}");
+        assert!(node["address"].is_string() && node["lag"].is_u64(), "{node:#}");
+        assert!(node["position"].is_string() && node["applied"].is_string(), "{node:#}");
+        // The server hears from nodes through the coordinator, which needs a moment.
+        assert!(node["last_heard_ms"].is_u64() || node["last_heard_ms"].is_null(), "{node:#}");
+    }
+    assert!(nodes.iter().any(|node| node["id"] == status["coordinator"]), "{status:#}");
+}
+
+#[test]
+fn every_process_leaves_a_trace_where_one_is_asked_for() {
+    let cluster = Detached::start(&["--nodes", "1", "--trace", "traces"]);
+    let dir = cluster.dir();
+    done(dir, &["write", "k", "v", "--trace", "traces"]);
+    done(dir, &["read", "k", "--trace", "traces"]);
+    done(dir, &["down"]);
+    // Which spans are in the files of which process, by name.
+    let mut spans = String::new();
+    for file in std::fs::read_dir(dir.join("traces")).unwrap() {
+        let file = file.unwrap();
+        let name = file.file_name().to_string_lossy().into_owned();
+        let (process, _) = name.split_once('-').unwrap();
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        let events: Vec<Json> = serde_json::from_str(&text).expect(&name);
+        spans.push_str(&format!("{process}\n"));
+        for event in events.iter().filter(|event| event["ph"] == "B") {
+            let happened = event["args"]["event"].as_str().unwrap_or_default();
+            spans.push_str(&format!("{process}: {} {happened}\n", event["name"].as_str().unwrap()));
+        }
+    }
+    for wanted in [
+        "up\n",
+        "server: server step \"register\"",
+        "node: node step \"appoint\"",
+        "node: coordinator step \"change\"",
+        "client: write",
+        "client: read",
+    ] {
+        assert!(spans.contains(wanted), "no span {wanted} in\n{spans}");
+    }
+}
+
+/// A cluster with a script that goes on for as long as the test holds it.
+struct Attended {
+    dir: tempfile::TempDir,
+    up: Child,
+}
+
+impl Attended {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = quorate(dir.path(), &["up", "--nodes", "3"]);
+        let mut up = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        up.stdin.as_mut().unwrap().write_all(b"write k v\n").unwrap();
+        let mut first = String::new();
+        BufReader::new(up.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+        assert_eq!(first, "(written)\n");
+        Self { dir, up }
+    }
+}
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        let _ = self.up.kill();
+        let _ = self.up.wait();
+    }
+}
+
+#[test]
+fn the_children_stop_when_up_is_killed() {
+    let mut cluster = Attended::start();
+    let pids = pids(cluster.dir.path());
+    cluster.up.kill().unwrap();
+    cluster.up.wait().unwrap();
+    wait_until("the children noticed", || pids.iter().all(|pid| !is_alive(*pid)));
+    // What it left behind hinders nobody.
+    let again = script(cluster.dir.path(), &["up"], "read k\n");
+    assert_eq!((again.status.code(), data(&again).as_str()), (Some(0), "v\n"), "{}", talk(&again));
+}
+
+#[test]
+fn an_attended_cluster_takes_orders_from_outside_and_goes_down() {
+    let mut cluster = Attended::start();
+    let dir = cluster.dir.path();
+    let before = pids(dir);
+    done(dir, &["up", "kill", "3"]);
+    assert!(!is_alive(before[3]));
+    done(dir, &["up", "restart", "3"]);
+    let after = pids(dir);
+    assert!(before[3] != after[3] && is_alive(after[3]));
+    done(dir, &["down"]);
+    assert!(after.iter().all(|pid| !is_alive(*pid)));
+    cluster.up.wait().unwrap();
+    assert!(runtime(dir).is_none());
+}
