@@ -185,6 +185,30 @@ fn a_node_is_killed_and_started_again_from_another_terminal() {
     assert_eq!(wrong.status.code(), Some(2));
 }
 
+#[test]
+fn a_cluster_that_was_cut_off_comes_back_with_its_data_where_it_was() {
+    let cluster = Detached::start(&["--nodes", "3"]);
+    let dir = cluster.dir();
+    done(dir, &["write", "k", "v"]);
+    let addresses = |runtime: &Json| -> Vec<String> {
+        let nodes = runtime["nodes"].as_array().unwrap().iter();
+        let all = std::iter::once(&runtime["server"]).chain(nodes);
+        all.map(|entry| entry["address"].as_str().unwrap().to_owned()).collect()
+    };
+    let before = addresses(&runtime(dir).unwrap());
+    for pid in pids(dir) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+    wait_until("everything is gone", || pids(dir).into_iter().all(|pid| !is_alive(pid)));
+    done(dir, &["up", "--detach"]);
+    assert_eq!(done(dir, &["read", "k"]), "v\n");
+    for (before, after) in before.iter().zip(addresses(&runtime(dir).unwrap())) {
+        // Somebody else may have taken the port meanwhile; nothing else is a reason to move.
+        assert!(*before == after || std::net::TcpListener::bind(before).is_err(), "{before}");
+    }
+}
+
 /// That the status of three settled nodes has every field, and the truth in it.
 fn check_status(status: &Json, pids: &[u32]) {
     assert!(status["cluster"].is_string() && status["epoch"].is_u64(), "{status:#}");

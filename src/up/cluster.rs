@@ -1,5 +1,6 @@
 //! A cluster's processes: started, watched, killed, started again, stopped in order.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -56,20 +57,32 @@ pub(crate) struct Cluster {
     /// The processes that this one started.
     started: Vec<Started>,
     detached: bool,
+    /// Where the nodes of the directories listened when the cluster was last cut off: clients that
+    /// still run look for them there.
+    before: BTreeMap<u32, String>,
 }
 
 impl Cluster {
-    /// Starts the server.
+    /// Starts the server: where it was when the cluster was last cut off, else at its usual
+    /// port, else anywhere.
     ///
     /// # Errors
     /// When it does not come up.
     pub(crate) fn start_server(plan: &Plan) -> Result<Self, Failure> {
+        let before = match plan.scratch {
+            None => Runtime::read(&plan.dir).ok().flatten(),
+            Some(_) => None,
+        };
         let usual = format!("127.0.0.1:{}", quorate_client::DEFAULT_PORT);
-        let server = match start(server_spec(plan, &usual)) {
+        let known = before.as_ref().map(|before| before.server.address.clone());
+        let first = known.filter(|address| is_free(address)).unwrap_or_else(|| usual.clone());
+        let server = match start(server_spec(plan, &first)) {
             // Perhaps somebody else listens there; whatever else it is comes again.
-            Err(_) if !is_free(&usual) => start(server_spec(plan, "127.0.0.1:0"))?,
+            Err(_) if !is_free(&first) => start(server_spec(plan, "127.0.0.1:0"))?,
             outcome => outcome?,
         };
+        let before = before.map(|before| before.nodes).unwrap_or_default();
+        let before = before.into_iter().map(|node| (node.slot, node.address)).collect();
         let entry = ServerEntry { address: server.address.clone(), process: server.process };
         let supervisor = (!plan.detached).then(Process::this);
         let runtime = Runtime::new(
@@ -80,14 +93,15 @@ impl Cluster {
             entry,
         );
         let detached = plan.detached;
-        let cluster = Self { dir: plan.dir.clone(), runtime, started: vec![server], detached };
+        let started = vec![server];
+        let cluster = Self { dir: plan.dir.clone(), runtime, started, detached, before };
         cluster.runtime.write(&cluster.dir)?;
         Ok(cluster)
     }
 
     /// Takes over a cluster that another process started and left.
     pub(crate) fn adopt(dir: PathBuf, runtime: Runtime) -> Self {
-        Self { dir, runtime, started: Vec::new(), detached: true }
+        Self { dir, runtime, started: Vec::new(), detached: true, before: BTreeMap::new() }
     }
 
     pub(crate) fn runtime(&self) -> &Runtime {
@@ -105,7 +119,8 @@ impl Cluster {
     /// When one does not come up.
     pub(crate) async fn start_nodes(&mut self, client: &Client, nodes: u32) -> Result<(), Failure> {
         for slot in 1..=nodes {
-            self.start_node(slot, None)?;
+            let address = self.before.get(&slot).cloned();
+            self.start_node(slot, address.as_deref())?;
             self.wait_registered(client, slot).await?;
         }
         Ok(())
