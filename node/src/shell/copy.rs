@@ -17,6 +17,7 @@ use quorate_protocol::time::{Millis, Moment};
 use quorate_protocol::transport::{KnownCluster, Link, Responder, Service};
 use quorate_protocol::version::Version;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::Shell;
 use super::inbox::{Inbox, Input};
@@ -31,6 +32,8 @@ const SESSION_IDLE: Millis = Millis(30_000);
 const PAGE_BYTES: u32 = 1 << 20;
 /// The most a source reads for one page, whatever was asked.
 const PAGE_BYTES_MAX: usize = 8 << 20;
+/// The longest rest between two pages.
+const THROTTLE_MAX: Duration = Duration::from_millis(50);
 /// How long one call of a copy may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -211,11 +214,14 @@ async fn fetch_all(state: &LayeredState, order: &Order) -> Result<Version, Strin
                 Ok(_) => return Err(link.wrong_answer().to_string()),
                 Err(error) => return Err(error.to_string()),
             };
+        let begun = Instant::now();
         settle(|done| state.merge(records, tokens, done)).await?;
         match next {
             Some(next) => after = next,
             None => break,
         }
+        // Throttled: the disk is left to others for as long as it worked for this page.
+        tokio::time::sleep(begun.elapsed().min(THROTTLE_MAX)).await;
     }
     settle(|done| state.finish_copy(opened.snapshot, done)).await?;
     let _ = link.call(BulkRequest::Close { session: opened.session }, TIMEOUT).await;

@@ -59,12 +59,17 @@ impl Shell {
 
     /// Drops the log that the state has on disk, but for a tail for peers that lag.
     fn shorten_log(&mut self) {
-        let tail_bytes = self.node.settings().log_tail_bytes;
-        if self.log_bytes > tail_bytes {
-            let durable = self.node.replica().durable_applied().index;
-            let pinned = self.copies.pinned().map_or(durable, |version| version.index);
-            self.logger.shorten(durable.min(pinned), tail_bytes);
+        let settings = self.node.settings();
+        let tail_bytes = settings.log_tail_bytes;
+        if self.log_bytes <= tail_bytes {
+            return;
         }
+        let durable = self.node.replica().durable_applied().index;
+        // A copy pins the log behind its snapshot, but not beyond half of what the log may take:
+        // past that, another pass of the copy carries the difference (design §4).
+        let pinned = self.copies.pinned().filter(|_| self.log_bytes <= settings.log_bytes_max / 2);
+        let through = pinned.map_or(durable, |version| version.index.min(durable));
+        self.logger.shorten(through, tail_bytes);
     }
 
     /// Drops tombstones that every member has on disk and that are older than the retention.
