@@ -60,9 +60,14 @@ fn pids(dir: &Path) -> Vec<u32> {
     all.map(|entry| u32::try_from(entry["process"]["pid"].as_u64().unwrap()).unwrap()).collect()
 }
 
+/// Whether any thread of a process runs. A killed process is gone thread by thread, the first not
+/// last, and holds its locks until the last is.
 fn is_alive(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.filter_map(Result::ok).any(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+    })
 }
 
 #[track_caller]
