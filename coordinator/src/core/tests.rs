@@ -34,13 +34,12 @@
 mod print;
 mod world;
 
-use std::error::Error;
 use std::fmt::Write as _;
-use std::str::FromStr;
 
-use goldenscript::{ArgumentConsumer, Command, Context};
+use goldenscript::{Command, Context};
+use quorate_golden::{Args, Outcome, directory, members, parse, promise, run_all};
 use quorate_protocol::entry::Token;
-use quorate_protocol::ids::{ClientId, Epoch, History, Index, NodeId, RequestNumber, StoreId};
+use quorate_protocol::ids::{ClientId, Epoch, History, Index, NodeId, RequestNumber};
 use quorate_protocol::record::{Digest, Key, Value};
 use quorate_protocol::rpc::Declined;
 use quorate_protocol::rpc::appoint::Appointment;
@@ -50,13 +49,11 @@ use quorate_protocol::rpc::store::{self, Level};
 use quorate_protocol::settings::Settings;
 use quorate_protocol::time::{Millis, Moment};
 use quorate_protocol::version::{Promise, Version};
-use quorate_protocol::view::{Directory, Members, Registration, View};
+use quorate_protocol::view::{Members, View};
 
 use super::Core;
 use super::event::{Event, Ticket, Unanswered};
 use world::World;
-
-type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const TICK_MS: u64 = 10;
 
@@ -116,10 +113,10 @@ impl Runner {
     }
 
     /// A takeover in which everyone answers at once and holds what we hold.
-    fn serve(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome<String> {
-        let epoch = next(args)?;
-        let nodes = args.take_key("nodes").map(members).transpose()?;
-        let members: Members = rest(args)?.into_iter().collect();
+    fn serve(&mut self, args: &mut Args<'_>) -> Outcome<String> {
+        let epoch = args.take()?;
+        let nodes = args.key_as("nodes", members)?;
+        let members: Members = args.rest()?;
         let active =
             if self.core.view().epoch.0 == 0 { &members } else { &self.core.view().members };
         let active = active.clone();
@@ -186,9 +183,9 @@ impl Runner {
     }
 
     /// Answers the oldest unanswered round of a node.
-    fn answers(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome<String> {
-        let from: NodeId = next(args)?;
-        let (epoch, number) = (args.take_key("epoch"), args.take_key("number"));
+    fn answers(&mut self, args: &mut Args<'_>) -> Outcome<String> {
+        let from: NodeId = args.take()?;
+        let (epoch, number) = (args.key("epoch")?, args.key("number")?);
         let sent = self.world.oldest_round(from).ok_or("no round is unanswered")?;
         let round = sent.round.expect("it is a round");
         let held = world::parse_records(args)?;
@@ -205,8 +202,8 @@ impl Runner {
             last: sent.last,
             durable_applied: Version::ZERO,
             round: Some(RoundAnswer {
-                epoch: epoch.map(parse).transpose()?.unwrap_or(sent.epoch),
-                number: number.map(parse).transpose()?.unwrap_or(round.number),
+                epoch: epoch.unwrap_or(sent.epoch),
+                number: number.unwrap_or(round.number),
                 digests,
             }),
         };
@@ -214,18 +211,18 @@ impl Runner {
         Ok(self.step(Event::Appended { from, sequence, epoch, answer: Ok(answer) }))
     }
 
-    fn pulled(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome<String> {
-        let from = next(args)?;
+    fn pulled(&mut self, args: &mut Args<'_>) -> Outcome<String> {
+        let from = args.take()?;
         let epoch = self.core.view().epoch;
         let empty = super::event::Batch::default();
-        let answer = if args.take_key("lost").is_some() {
+        let answer = if args.flag("lost") {
             Err(Unanswered)
-        } else if let Some(hint) = args.take_key("gap") {
+        } else if let Some(hint) = args.text("gap") {
             Ok((Pulled::Gap { hint: parse(hint)? }, empty))
-        } else if let Some(base) = args.take_key("old") {
+        } else if let Some(base) = args.text("old") {
             Ok((Pulled::TooOld { base: parse(base)? }, empty))
         } else {
-            let batch = world::batch(next(args)?, next(args)?);
+            let batch = world::batch(args.take()?, args.take()?);
             Ok((Pulled::Entries { batch: batch.bytes.clone() }, batch))
         };
         Ok(self.step(Event::Pulled { from, epoch, answer }))
@@ -236,22 +233,22 @@ impl Runner {
         self.step(Event::Applied(applied))
     }
 
-    fn change(&mut self, command: &str, args: &mut ArgumentConsumer<'_>) -> Outcome<String> {
+    fn change(&mut self, command: &str, args: &mut Args<'_>) -> Outcome<String> {
         self.requests += 1;
-        let (client, request) = match args.take_key("token") {
+        let (client, request) = match args.text("token") {
             Some(token) => token.split_once('.').ok_or("a token is CLIENT.REQUEST")?,
             None => ("c9", &*self.requests.to_string()),
         };
         let token = Token {
             client: ClientId(parse(client.trim_start_matches('c'))?),
             request: RequestNumber(parse(request)?),
-            born: Index(args.take_key("born").map(parse).transpose()?.unwrap_or(0)),
+            born: Index(args.key("born")?.unwrap_or(0)),
         };
         let (ticket, deadline) = self.request(args)?;
-        let key = Key::from(args.next_pos().ok_or("no key")?);
+        let key = Key::from(args.word().ok_or("no key")?);
         let command = match command {
             "write" => {
-                let value = args.next_pos().ok_or("no value")?;
+                let value = args.word().ok_or("no value")?;
                 store::Command::Write { key, value: Value::from(value) }
             }
             _ => store::Command::Delete { key },
@@ -260,21 +257,21 @@ impl Runner {
         Ok(self.step(Event::Change { ticket, change, deadline }))
     }
 
-    fn request(&self, args: &mut ArgumentConsumer<'_>) -> Outcome<(Ticket, Moment)> {
-        let patience = args.take_key("for").map(parse).transpose()?.unwrap_or(60_000);
-        let ticket = args.next_pos().ok_or("no ticket")?;
+    fn request(&self, args: &mut Args<'_>) -> Outcome<(Ticket, Moment)> {
+        let patience = args.key("for")?.unwrap_or(60_000);
+        let ticket = args.word().ok_or("no ticket")?;
         Ok((Ticket(parse(ticket.trim_start_matches('t'))?), self.now + Millis(patience)))
     }
 
-    fn live(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome<String> {
+    fn live(&mut self, args: &mut Args<'_>) -> Outcome<String> {
         let epoch = self.core.view().epoch;
-        let newest = args.take_key("newest").map(promise).transpose()?;
+        let newest = args.key_as("newest", promise)?;
         let newest = newest.unwrap_or(self.core.view().promise());
-        let nodes = args.take_key("nodes").map(members).transpose()?;
+        let nodes = args.key_as("nodes", members)?;
         let nodes = nodes.unwrap_or(self.core.view().members.clone());
-        let answer = if args.take_key("lost").is_some() {
+        let answer = if args.flag("lost") {
             Err(Unanswered)
-        } else if args.take_key("refused").is_some() {
+        } else if args.flag("refused") {
             Ok(Err(RegistryError::Stale { epoch, newest }))
         } else {
             let (settings, nodes) = (self.settings.clone(), directory(&nodes));
@@ -283,18 +280,14 @@ impl Runner {
         Ok(self.step(Event::Live { epoch, answer }))
     }
 
-    fn server_answers(
-        &mut self,
-        command: &str,
-        args: &mut ArgumentConsumer<'_>,
-    ) -> Outcome<String> {
+    fn server_answers(&mut self, command: &str, args: &mut Args<'_>) -> Outcome<String> {
         let epoch = self.core.view().epoch;
         let refusal = Ok(Err(RegistryError::Stale {
             epoch,
             newest: Promise { epoch: epoch.next(), coordinator: NodeId(9) },
         }));
-        let lost = args.take_key("lost").is_some();
-        let refused = args.take_key("refused").is_some();
+        let lost = args.flag("lost");
+        let refused = args.flag("refused");
         if command == "activated" {
             let view = self.core.view().clone();
             let answer = if lost {
@@ -311,7 +304,7 @@ impl Runner {
         } else if refused {
             refusal
         } else {
-            Ok(Ok(self.view(next(args)?, &rest(args)?.into_iter().collect())))
+            Ok(Ok(self.view(args.take()?, &args.rest()?)))
         };
         Ok(self.step(Event::Proposed { epoch, answer }))
     }
@@ -326,120 +319,115 @@ impl Runner {
         output
     }
 
-    fn dispatch(&mut self, command: &Command) -> Outcome<String> {
-        let mut args = command.consume_args();
-        let args = &mut args;
-        let output = match command.name.as_str() {
+    fn dispatch(&mut self, name: &str, args: &mut Args<'_>) -> Outcome<String> {
+        Ok(match name {
             "own" => {
-                let me = next(args)?;
+                let me = args.take()?;
                 self.core = Core::new(me, self.settings.clone());
                 self.world = World::with(me, args)?;
                 String::new()
             }
             "appoint" => {
-                let epoch = next(args)?;
-                let active = args.take_key("active").map(members).transpose()?;
-                let nodes = args.take_key("nodes").map(members).transpose()?;
-                let members: Members = rest(args)?.into_iter().collect();
+                let epoch = args.take()?;
+                let active = args.key_as("active", members)?;
+                let nodes = args.key_as("nodes", members)?;
+                let members: Members = args.rest()?;
                 let active = active.unwrap_or(members.clone());
                 self.appoint(epoch, &members, &active, &nodes.unwrap_or(members.union(&active)))
             }
             "serve" => self.serve(args)?,
             "applied" => {
-                let through = args.next_pos().map(parse).transpose()?;
+                let through = args.word().map(parse).transpose()?;
                 self.applied(through)
             }
             "promised" => {
-                self.world.promised = promise(args.next_pos().ok_or("whom?")?)?;
+                self.world.promised = promise(args.word().ok_or("whom?")?)?;
                 String::new()
             }
             "record" => {
                 self.world.records.extend(world::parse_records(args)?);
                 String::new()
             }
-            "write" | "delete" => self.change(&command.name, args)?,
+            "write" | "delete" => self.change(name, args)?,
             "read" => {
                 let (ticket, deadline) = self.request(args)?;
-                let key = Key::from(args.next_pos().ok_or("no key")?);
+                let key = Key::from(args.word().ok_or("no key")?);
                 let read = store::Read { key, level: Level::Majority };
                 self.step(Event::Read { ticket, read, deadline })
             }
-            "activated" | "proposed" => self.server_answers(&command.name, args)?,
+            "activated" | "proposed" => self.server_answers(name, args)?,
             "live" => self.live(args)?,
             "report" => {
-                let (reporter, silent) = (next(args)?, next(args)?);
-                let epoch = args.take_key("epoch").map(parse).transpose()?;
+                let (reporter, silent) = (args.take()?, args.take()?);
+                let epoch = args.key("epoch")?;
                 let epoch = epoch.unwrap_or(self.core.view().epoch);
                 self.step(Event::Reported(NodeReport { epoch, reporter, silent }))
             }
             "leaving" => {
-                let node = next(args)?;
-                let leaving = args.take_key("back").is_none();
+                let node = args.take()?;
+                let leaving = !args.flag("back");
                 self.step(Event::Leaving { node, leaving })
             }
             "stop" => self.step(Event::Stop),
             "set" => {
-                let (name, value) =
-                    (args.next_pos().ok_or("name")?, args.next_pos().ok_or("value")?);
+                let (name, value) = (args.word().ok_or("name")?, args.word().ok_or("value")?);
                 self.settings.set(name, value)?;
                 String::new()
             }
-            "wait" => self.wait(next(args)?),
+            "wait" => self.wait(args.take()?),
             "own-log-lost" => {
-                self.world.truncate(next(args)?);
+                self.world.truncate(args.take()?);
                 String::new()
             }
             "full" | "room" => {
-                self.world.room = command.name == "room";
+                self.world.room = name == "room";
                 String::new()
             }
             "state" => print::core(&self.core),
             other => self.node_answers(other, args)?,
-        };
-        args.reject_next()?;
-        Ok(output)
+        })
     }
 
     /// The answers of nodes to what the coordinator asked.
-    fn node_answers(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Outcome<String> {
+    fn node_answers(&mut self, name: &str, args: &mut Args<'_>) -> Outcome<String> {
         Ok(match name {
             "prepared" => {
-                let from = next(args)?;
+                let from = args.take()?;
                 let answer = if let Some(answer) = declined(args)? {
                     Ok(Err(answer))
                 } else {
-                    let position = args.next_pos().ok_or("no position")?;
+                    let position = args.word().ok_or("no position")?;
                     if position == "lost" { Err(Unanswered) } else { Ok(Ok(parse(position)?)) }
                 };
                 self.prepared(from, answer)
             }
             "held" => {
-                let (from, all) = (next(args)?, args.take_key("all").is_some());
-                let disk = args.take_key("disk").map(parse).transpose()?.unwrap_or_default();
-                let last = args.next_pos().map(parse).transpose()?;
+                let (from, all) = (args.take()?, args.flag("all"));
+                let disk = args.key("disk")?.unwrap_or_default();
+                let last = args.word().map(parse).transpose()?;
                 self.held(from, last, all, disk)?
             }
             "gap" => {
-                let (from, hint) = (next(args)?, next(args)?);
+                let (from, hint) = (args.take()?, args.take()?);
                 self.appended(from, Ok(Appended::Gap { hint }))?
             }
             "declined" => {
-                let from = next(args)?;
+                let from = args.take()?;
                 let answer = declined(args)?.ok_or("declined how?")?;
                 self.appended(from, Ok(Appended::Declined(answer)))?
             }
             "lost" => {
-                let from = next(args)?;
+                let from = args.take()?;
                 self.appended(from, Err(Unanswered))?
             }
             "answers" => self.answers(args)?,
             "pulled" => self.pulled(args)?,
             "copied" => {
-                self.world.copied(next(args)?);
+                self.world.copied(args.take()?);
                 self.step(Event::Copied)
             }
             "fetched" => {
-                let from = next(args)?;
+                let from = args.take()?;
                 let epoch = self.core.view().epoch;
                 let records = world::parse_records(args)?;
                 let answer = records.into_iter().map(|(key, it)| (key, it.flatten())).collect();
@@ -454,7 +442,9 @@ impl goldenscript::Runner for Runner {
     type Command = Command;
 
     fn run(&mut self, command: &Command, context: &Context) -> Outcome<String> {
-        let mut output = self.dispatch(command)?;
+        let mut args = Args::of(command);
+        let mut output = self.dispatch(&command.name, &mut args)?;
+        args.finish()?;
         if !context.tags.contains("more") {
             output += &self.step(Event::Drained);
         }
@@ -462,66 +452,21 @@ impl goldenscript::Runner for Runner {
     }
 }
 
-fn parse<T: FromStr<Err: Error + 'static>>(text: &str) -> Outcome<T> {
-    Ok(text.parse::<T>().map_err(|error| format!("{text}: {error}"))?)
-}
-
-fn next<T: FromStr<Err: Error + 'static>>(args: &mut ArgumentConsumer<'_>) -> Outcome<T> {
-    parse(args.next_pos().ok_or("an argument is missing")?)
-}
-
-fn rest<T: FromStr<Err: Error + 'static>>(args: &mut ArgumentConsumer<'_>) -> Outcome<Vec<T>> {
-    std::iter::from_fn(|| args.next_pos()).map(parse).collect()
-}
-
-fn members(text: &str) -> Outcome<Members> {
-    text.split(',').map(parse::<NodeId>).collect()
-}
-
-fn promise(text: &str) -> Outcome<Promise> {
-    let (epoch, coordinator) = text.split_once('/').ok_or("a promise is EPOCH/NODE")?;
-    Ok(Promise { epoch: parse(epoch)?, coordinator: parse(coordinator)? })
-}
-
-fn declined(args: &mut ArgumentConsumer<'_>) -> Outcome<Option<Declined>> {
-    Ok(if let Some(promised) = args.take_key("fenced") {
+fn declined(args: &mut Args<'_>) -> Outcome<Option<Declined>> {
+    Ok(if let Some(promised) = args.text("fenced") {
         Some(Declined::Fenced { promised: promise(promised)? })
-    } else if let Some(mine) = args.take_key("history") {
+    } else if let Some(mine) = args.text("history") {
         Some(Declined::OtherHistory { mine: parse(mine)? })
-    } else if args.take_key("marked").is_some() {
+    } else if args.flag("marked") {
         Some(Declined::Marked)
-    } else if args.take_key("notready").is_some() {
+    } else if args.flag("notready") {
         Some(Declined::NotReady)
     } else {
         None
     })
 }
 
-fn directory(nodes: &Members) -> Directory {
-    let registration = |node: NodeId| Registration {
-        address: format!("host{}", node.0),
-        store: StoreId(node.0.into()),
-        durable: true,
-        floor: Version::ZERO,
-        marked: false,
-    };
-    nodes.iter().map(|node| (node, registration(node))).collect()
-}
-
 #[test]
 fn scripts() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/core/testscripts");
-    let mut failed = Vec::new();
-    let mut scripts: Vec<_> =
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    scripts.sort();
-    assert!(!scripts.is_empty());
-    for script in scripts {
-        let name = script.file_name().unwrap().to_owned();
-        let run = || goldenscript::run(&mut Runner::new(), &script).unwrap();
-        if std::panic::catch_unwind(run).is_err() {
-            failed.push(name);
-        }
-    }
-    assert!(failed.is_empty(), "these scripts failed: {failed:?}");
+    run_all(concat!(env!("CARGO_MANIFEST_DIR"), "/src/core/testscripts"), Runner::new);
 }

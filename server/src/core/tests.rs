@@ -23,10 +23,10 @@
 //! hold, persisted [TICKET]      restart (from what is durable), abandon, state
 //! ```
 
-use std::error::Error;
 use std::fmt::Write as _;
 
-use goldenscript::{ArgumentConsumer, Context};
+use goldenscript::{Command, Context};
+use quorate_golden::{Args, Outcome, parse, promise, run_all};
 use quorate_protocol::ids::{ClusterId, Epoch, History, NodeId, StoreId};
 use quorate_protocol::rpc::appoint::{AppointRefused, Survey};
 use quorate_protocol::rpc::registry::{
@@ -35,15 +35,13 @@ use quorate_protocol::rpc::registry::{
 use quorate_protocol::seeded::Seeded;
 use quorate_protocol::settings::Settings;
 use quorate_protocol::time::{Millis, Moment};
-use quorate_protocol::version::{Promise, Version};
+use quorate_protocol::version::Version;
 use quorate_protocol::view::Members;
 
 use super::Core;
 use super::effect::{Answer, Effect};
 use super::event::{CallId, Event, NotAppointed, Request, Round, Silence, Ticket};
 use super::state::{Kind, State};
-
-type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const CLUSTER: ClusterId = ClusterId(7);
 const TICK: Millis = Millis(10);
@@ -140,7 +138,7 @@ impl Runner {
 
     /// A whole cluster at once, without output.
     fn cluster(&mut self, args: &mut Args<'_>) -> Outcome<String> {
-        let size: u32 = args.next()?;
+        let size: u32 = args.take()?;
         let memory = args.flag("memory");
         let nodes: Members = (1..=size).map(NodeId).collect();
         for node in nodes.iter() {
@@ -176,13 +174,12 @@ impl Runner {
     fn answer(&mut self, args: &mut Args<'_>) -> Outcome<String> {
         let store: Option<String> = args.key("store")?;
         let position = args.key("position")?;
-        let promised: Option<String> = args.key("promised")?;
-        let promised = promised.map(|text| promise(&text)).transpose()?.unwrap_or_default();
+        let promised = args.key_as("promised", promise)?.unwrap_or_default();
         let history = args.key("history")?.unwrap_or(self.core.state().history);
         let (marked, leaving) = (args.flag("marked"), args.flag("leaving"));
         let unregistered = args.flag("unregistered");
         let mut output = String::new();
-        for node in args.rest::<NodeId>()? {
+        for node in args.rest::<NodeId, Vec<_>>()? {
             let known = self.core.state().directory.get(&node);
             let survey = Survey {
                 node: (!unregistered).then_some(node),
@@ -204,7 +201,7 @@ impl Runner {
 
     fn silent(&mut self, args: &mut Args<'_>, silence: Silence) -> Outcome<String> {
         let mut output = String::new();
-        for node in args.rest::<NodeId>()? {
+        for node in args.rest::<NodeId, Vec<_>>()? {
             let round = self.round;
             output += &self.step(Event::SurveyAnswer { round, node, result: Err(silence) });
         }
@@ -257,29 +254,29 @@ impl Runner {
             "nodes" => Request::Nodes,
             "coordinator" => Request::Coordinator,
             "report" => Request::ReportCoordinator(Report {
-                epoch: args.next()?,
-                reporter: args.next()?,
-                vote: args.next()?,
+                epoch: args.take()?,
+                reporter: args.take()?,
+                vote: args.take()?,
             }),
             "resign" => Request::Resign(Resignation {
-                epoch: args.next()?,
-                node: args.next()?,
+                epoch: args.take()?,
+                node: args.take()?,
                 leaving: args.flag("leaving"),
             }),
             "propose" => Request::ProposeMembers(Proposal {
-                epoch: args.next()?,
-                coordinator: args.next()?,
+                epoch: args.take()?,
+                coordinator: args.take()?,
                 evicted: args.key("evicted")?.into_iter().collect(),
-                members: args.rest()?.into_iter().collect(),
+                members: args.rest()?,
             }),
-            "progress" => Request::Progress(args.claim()?),
-            "activate" => Request::Activate(args.claim()?),
+            "progress" => Request::Progress(claim(args)?),
+            "activate" => Request::Activate(claim(args)?),
             "live" => {
-                let claim = args.claim()?;
-                Request::ReportLive(Live { claim, positions: args.positions()? })
+                let claim = claim(args)?;
+                Request::ReportLive(Live { claim, positions: positions(args)? })
             }
             "settings" => Request::Settings,
-            "set" => Request::Set(SettingChange { name: args.next()?, value: args.next()? }),
+            "set" => Request::Set(SettingChange { name: args.take()?, value: args.take()? }),
             "status" => Request::Status,
             _ => return Ok(None),
         }))
@@ -292,16 +289,16 @@ impl Runner {
             "refuse" => self.silent(args, Silence::Refused)?,
             "timeout" => self.silent(args, Silence::Timeout)?,
             "accept" => {
-                let epoch = args.next()?;
+                let epoch = args.take()?;
                 self.step(Event::AppointAnswer { epoch, result: Ok(()) })
             }
             "decline" => {
-                let epoch = args.next()?;
-                let result = Err(args.not_appointed()?);
+                let epoch = args.take()?;
+                let result = Err(not_appointed(args)?);
                 self.step(Event::AppointAnswer { epoch, result })
             }
             "wait" => {
-                let span = Millis(args.next()?);
+                let span = Millis(args.take()?);
                 self.wait(span)
             }
             "abandon" => self.step(Event::AbandonData),
@@ -311,7 +308,7 @@ impl Runner {
             }
             "persisted" => {
                 let newest = self.issued.last().map(|(ticket, _)| ticket.0);
-                let ticket = args.next().ok().or(newest).ok_or("nothing waits")?;
+                let ticket = args.take().ok().or(newest).ok_or("nothing waits")?;
                 self.persisted(Ticket(ticket))
             }
             "restart" => self.restart(),
@@ -322,81 +319,55 @@ impl Runner {
 }
 
 impl goldenscript::Runner for Runner {
-    type Command = goldenscript::Command;
+    type Command = Command;
 
-    fn run(&mut self, command: &Self::Command, _: &Context) -> Outcome<String> {
-        let mut args = Args(command.consume_args());
+    fn run(&mut self, command: &Command, _: &Context) -> Outcome<String> {
+        let mut args = Args::of(command);
         let output = match Self::request(&command.name, &mut args)? {
             Some(request) => self.call(request),
             None => self.event(&command.name, &mut args)?,
         };
-        args.0.reject_next()?;
+        args.finish()?;
         Ok(output)
     }
 }
 
-/// The arguments of one command.
-struct Args<'a>(ArgumentConsumer<'a>);
+fn claim(args: &mut Args<'_>) -> Outcome<Claim> {
+    Ok(Claim { epoch: args.take()?, coordinator: args.take()? })
+}
 
-impl Args<'_> {
-    fn next<T: std::str::FromStr<Err: Error + 'static>>(&mut self) -> Outcome<T> {
-        Ok(self.0.next_pos().ok_or("an argument is missing")?.parse()?)
-    }
+fn positions(args: &mut Args<'_>) -> Outcome<Vec<(NodeId, Version)>> {
+    std::iter::from_fn(|| args.pair())
+        .map(|(node, version)| Ok((parse(node)?, parse(version)?)))
+        .collect()
+}
 
-    fn rest<T: std::str::FromStr<Err: Error + 'static>>(&mut self) -> Outcome<Vec<T>> {
-        std::iter::from_fn(|| self.0.next_pos()).map(|text| Ok(text.parse()?)).collect()
+fn not_appointed(args: &mut Args<'_>) -> Outcome<NotAppointed> {
+    if let Some(promised) = args.key_as("promised", promise)? {
+        return Ok(NotAppointed::Refused(AppointRefused::Promised { promised }));
     }
-
-    fn key<T: std::str::FromStr<Err: Error + 'static>>(&mut self, key: &str) -> Outcome<Option<T>> {
-        Ok(self.0.take_key(key).map(str::parse).transpose()?)
-    }
-
-    /// A word that is there or not, written as `word=`.
-    fn flag(&mut self, word: &str) -> bool {
-        self.0.take_key(word).is_some()
-    }
-
-    fn claim(&mut self) -> Outcome<Claim> {
-        Ok(Claim { epoch: self.next()?, coordinator: self.next()? })
-    }
-
-    fn positions(&mut self) -> Outcome<Vec<(NodeId, Version)>> {
-        std::iter::from_fn(|| self.0.next_key())
-            .map(|(node, version)| Ok((node.parse()?, version.parse()?)))
-            .collect()
-    }
-
-    fn not_appointed(&mut self) -> Outcome<NotAppointed> {
-        if let Some(text) = self.key::<String>("promised")? {
-            let promised = promise(&text)?;
-            return Ok(NotAppointed::Refused(AppointRefused::Promised { promised }));
-        }
-        Ok(match self.next::<String>()?.as_str() {
-            "refused" => NotAppointed::Unreachable(Silence::Refused),
-            "timeout" => NotAppointed::Unreachable(Silence::Timeout),
-            "marked" => NotAppointed::Refused(AppointRefused::Marked),
-            "stopping" => NotAppointed::Refused(AppointRefused::Stopping),
-            other => return Err(format!("no way to decline: {other}").into()),
-        })
-    }
+    Ok(match args.take::<String>()?.as_str() {
+        "refused" => NotAppointed::Unreachable(Silence::Refused),
+        "timeout" => NotAppointed::Unreachable(Silence::Timeout),
+        "marked" => NotAppointed::Refused(AppointRefused::Marked),
+        "stopping" => NotAppointed::Refused(AppointRefused::Stopping),
+        other => return Err(format!("no way to decline: {other}").into()),
+    })
 }
 
 fn registering(args: &mut Args<'_>) -> Outcome<Registering> {
-    let store: String = args.next()?;
+    let store: String = args.take()?;
     let identity = match args.key("as")? {
         None => None,
-        Some(node) => {
-            let promised: Option<String> = args.key("promised")?;
-            Some(Identity {
-                node,
-                cluster: args.key::<u128>("cluster")?.map_or(CLUSTER, ClusterId),
-                history: args.key("history")?.unwrap_or(History(0)),
-                promised: promised.map(|text| promise(&text)).transpose()?.unwrap_or_default(),
-                position: args.key("position")?.unwrap_or_default(),
-                marked: args.flag("marked"),
-                restarted: args.flag("restarted"),
-            })
-        }
+        Some(node) => Some(Identity {
+            node,
+            cluster: args.key::<u128>("cluster")?.map_or(CLUSTER, ClusterId),
+            history: args.key("history")?.unwrap_or(History(0)),
+            promised: args.key_as("promised", promise)?.unwrap_or_default(),
+            position: args.key("position")?.unwrap_or_default(),
+            marked: args.flag("marked"),
+            restarted: args.flag("restarted"),
+        }),
     };
     Ok(Registering {
         address: args.key("address")?.unwrap_or_else(|| format!("{store}:1")),
@@ -409,11 +380,6 @@ fn registering(args: &mut Args<'_>) -> Outcome<Registering> {
 fn store_id(text: &str) -> Outcome<StoreId> {
     let letter = text.chars().next().ok_or("a store is a letter")?;
     Ok(StoreId(u128::from(u32::from(letter))))
-}
-
-fn promise(text: &str) -> Outcome<Promise> {
-    let (epoch, coordinator) = text.split_once('/').ok_or("a promise is EPOCH/NODE")?;
-    Ok(Promise { epoch: epoch.parse()?, coordinator: coordinator.parse()? })
 }
 
 fn show<T: std::fmt::Display>(view: Option<T>) -> String {
@@ -505,26 +471,5 @@ fn describe(answer: &Answer) -> String {
 
 #[test]
 fn scripts() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/core/testscripts");
-    let mut paths: Vec<_> =
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    assert!(!paths.is_empty());
-    let mut failed = 0;
-    for path in paths {
-        let run = || goldenscript::run(&mut Runner::new(), &path);
-        // One at a time, but all of them: a change of a rule shows in several.
-        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                println!("{}: {error}", path.display());
-                failed += 1;
-            }
-            Err(_) => {
-                println!("{}: differs", path.display());
-                failed += 1;
-            }
-        }
-    }
-    assert_eq!(failed, 0, "scripts failed; run with UPDATE_GOLDENFILES=1 and read the difference");
+    run_all(concat!(env!("CARGO_MANIFEST_DIR"), "/src/core/testscripts"), Runner::new);
 }

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
+use quorate_golden::print;
 use quorate_protocol::entry::{Entry, Mutation};
 use quorate_protocol::ids::NodeId;
-use quorate_protocol::record::{Digest, Record};
 use quorate_protocol::rpc::replica::Append;
 use quorate_protocol::rpc::store::{ChangeReply, ReadReply, Refused};
 use quorate_protocol::version::Version;
@@ -86,26 +86,9 @@ fn head(append: &Append) -> String {
         write!(text, " round {} {:?}", round.number, round.keys).unwrap();
     }
     for repair in &append.repairs {
-        let record = record(repair.record.as_ref());
-        write!(text, " repair {:?} {} -> {record}", repair.key, digest(&repair.found)).unwrap();
+        write!(text, " repair {}", print::repair(repair)).unwrap();
     }
     text
-}
-
-fn record(record: Option<&Record>) -> String {
-    match record {
-        None => "nothing".to_owned(),
-        Some(Record { version, value: None, .. }) => format!("tombstone@{version}"),
-        Some(Record { version, value: Some(value), .. }) => format!("{value}@{version}"),
-    }
-}
-
-fn digest(digest: &Digest) -> String {
-    match *digest {
-        Digest::ABSENT => "nothing".to_owned(),
-        Digest::DAMAGED => "damaged".to_owned(),
-        Digest { version, .. } => format!("@{version}"),
-    }
 }
 
 fn change(reply: &ChangeReply) -> String {
@@ -130,8 +113,10 @@ fn read(reply: &ReadReply) -> String {
 fn refused(why: &Refused) -> String {
     match why {
         Refused::NoMajority { holders } => {
-            let holders: Vec<_> =
-                holders.iter().map(|(node, held)| format!("{node} {}", digest(held))).collect();
+            let holders: Vec<_> = holders
+                .iter()
+                .map(|(node, held)| format!("{node} {}", print::digest(held)))
+                .collect();
             format!("no majority: {}", holders.join(", "))
         }
         Refused::NotCoordinator { hint: Some((node, at)) } => {

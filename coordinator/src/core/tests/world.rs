@@ -4,14 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use goldenscript::ArgumentConsumer;
+use quorate_golden::{Args, Outcome, list, parse};
 use quorate_protocol::entry::{Answer, Entry, Frame, Mutation, TokenId};
 use quorate_protocol::ids::{Epoch, Index, NodeId};
 use quorate_protocol::record::{Key, Record, Value};
 use quorate_protocol::rpc::replica::Round;
 use quorate_protocol::version::{Promise, Version};
 
-use super::{Outcome, parse};
 use crate::core::effect::Effect;
 use crate::core::event::{Batch, Records, Sequence, Unreadable};
 
@@ -56,15 +55,12 @@ impl World {
         }
     }
 
-    pub(super) fn with(me: NodeId, args: &mut ArgumentConsumer<'_>) -> Outcome<Self> {
+    pub(super) fn with(me: NodeId, args: &mut Args<'_>) -> Outcome<Self> {
         let mut world = Self::new(me);
-        world.base = args.take_key("base").map(parse).transpose()?.unwrap_or_default();
-        world.applied = args.take_key("applied").map(parse).transpose()?.unwrap_or(world.base);
-        for version in args.take_key("log").unwrap_or_default().split(',') {
-            if !version.is_empty() {
-                world.log.push(Entry::barrier(parse(version)?));
-            }
-        }
+        world.base = args.key("base")?.unwrap_or_default();
+        world.applied = args.key("applied")?.unwrap_or(world.base);
+        let log: Vec<Version> = args.key_as("log", list)?.unwrap_or_default();
+        world.log = log.into_iter().map(Entry::barrier).collect();
         Ok(world)
     }
 
@@ -205,11 +201,9 @@ fn encode(entries: Vec<Entry>) -> Batch {
 }
 
 /// `KEY=VALUE@VERSION`; `KEY=@VERSION` is a tombstone, `KEY=` nothing, `KEY=!` damaged.
-pub(super) fn parse_records(
-    args: &mut ArgumentConsumer<'_>,
-) -> Outcome<BTreeMap<Key, Option<Option<Record>>>> {
+pub(super) fn parse_records(args: &mut Args<'_>) -> Outcome<BTreeMap<Key, Option<Option<Record>>>> {
     let mut records = BTreeMap::new();
-    while let Some((key, text)) = args.next_key() {
+    while let Some((key, text)) = args.pair() {
         let record = match text.split_once('@') {
             Some((value, version)) => {
                 let value = (!value.is_empty()).then(|| Value::from(value));
