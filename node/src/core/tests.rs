@@ -1,47 +1,51 @@
 //! Runs the golden scripts in `testscripts/`: one claim a file, named by it.
 //!
-//! A script plays everyone around one node, which is n1: coordinators, the server, the log and
-//! the state. Calls are answered under the number they are given (`c1`). Times are in
-//! milliseconds.
+//! A script plays everyone around one node, which is n2 unless said otherwise: the server, the
+//! coordinators, its own log, state and clock. Calls are named `c1`, `c2`, ...; their answers
+//! appear under that name. Entries are written `3.6` or, a run of them, `3.6..3.8`. Times are in
+//! milliseconds. A list is in quotes where it has a comma.
 //!
 //! ```text
-//! found [log=1.1,1.2] [base=1.0] [applied=1.2] [disk=1.2] [promised=e1/n1] [history=h0] [marked=]
-//!                                    what a restarted node finds; it has not registered
-//! registered [newest=e1/n1] [view=e1/n1] [members=n1,n2] [nodes=n1,n2] [history=h0] [marked=]
-//! prepare CALL PROMISE [history=]
-//! append CALL PROMISE PREV [ENTRY…] [committed=1.2] [horizon=1.1] [history=]
-//!        [round=3 keys=a,b] [repair=a]
-//! pull CALL PROMISE AFTER            copy-from CALL PROMISE SOURCE [history=]
-//! persisted [TICKET]                 the log is done (with all it was given)
-//! applied VERSION, disk VERSION, dropped VERSION
-//! copied SNAPSHOT [history=], copy-failed
-//! survey CALL                        appoint CALL e2/n1 MEMBER… [active=n1,n2] [history=]
-//! view e2/n2 MEMBER…                 an alert: this view is active
-//! heard NODE [position=1.2] [view=e2/n2] [members=n1,n2] [leaving=] [lost-server=] [settings=2]
-//! refused NODE                       its address refuses connections
-//! wait MS                            ticks every 10 ms
+//! new [node=n2] [base=1.3] [log="1.4..1.5,2.6"] [applied=] [disk=] [promised=e1/n1] [history=h1]
+//!     [marked=] [unknown=]        what it found; `unknown`: it never registered
+//! registered [newest=e3/n1] [active="e3/n1 n1,n2,n3"] [nodes="n1,n2"] [history=h1] [marked=]
+//! prepare CALL e4/n3 [history=]
+//! append CALL e3/n1 prev=3.6 [3.7..3.8] [committed=3.6] [round="k1,k2"] [repair=k1] [history=]
+//!     [horizon=]
+//! pull CALL e4/n1 after=3.5 [history=]
+//! copy-from CALL e3/n1 source=n3 [history=]
+//! copied VERSION [history=] | failed
+//! persisted [STEP], applied [VERSION], disk VERSION, dropped VERSION
+//! beat NODE [position=] [view="e3/n1 n1,n2"] [settings=2] [leaving=] [lost=] [address=] [store=]
+//! refused NODE
+//! appoint CALL e4/n2 MEMBER... [active="n1,n2"] [history=] [cluster=]
+//! announce e4/n1 MEMBER..., alert e4/n1 MEMBER... [history=], survey CALL
+//! set NAME VALUE                  a setting, by the server
+//! wait MS                         ticks every 10 ms
 //! stop, state
 //! ```
+//!
+//! `persisted` and `applied` without an argument do all that was asked. Who says no `history` has
+//! the node's own. Views of history 0 do not say so.
 
 mod print;
 
-use std::error::Error;
 use std::fmt::Write as _;
-use std::str::FromStr;
 
-use bytes::BytesMut;
-use goldenscript::{ArgumentConsumer, Command, Context};
-use quorate_protocol::entry::{Entry, decode_batch};
-use quorate_protocol::ids::{ClusterId, History, NodeId, StoreId};
+use bytes::{Bytes, BytesMut};
+use goldenscript::{Command, Context};
+use quorate_golden::{Args, Outcome, directory, list, members, parse, promise, run_all, view};
+use quorate_protocol::entry::{Entry, Frame, decode_batch};
+use quorate_protocol::ids::{ClusterId, History, Index, NodeId, StoreId};
 use quorate_protocol::record::{Digest, Key};
-use quorate_protocol::rpc::appoint::Appointment;
+use quorate_protocol::rpc::appoint::{Announcement, Appointment};
 use quorate_protocol::rpc::heartbeat::Beat;
 use quorate_protocol::rpc::registry::Registered;
 use quorate_protocol::rpc::replica::{Append, CopyOrder, Prepare, Pull, Repair, Round, ViewAlert};
 use quorate_protocol::settings::Settings;
 use quorate_protocol::time::{Millis, Moment};
 use quorate_protocol::version::{Promise, Version};
-use quorate_protocol::view::{Directory, Members, Registration, View};
+use quorate_protocol::view::{Members, View};
 
 use super::effect::Effect;
 use super::event::{Caller, CopyDone, CopyFailed, Event, Ticket};
@@ -49,187 +53,225 @@ use super::replica::Recovered;
 use super::{Core, Myself};
 use crate::log::shape::Shape;
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
-
-const CLUSTER: ClusterId = ClusterId(7);
-const ME: NodeId = NodeId(1);
 const TICK_MS: u64 = 10;
+const CLUSTER: u128 = 7;
+const ME: NodeId = NodeId(2);
 
 struct Runner {
     core: Core,
     now: Moment,
-    /// The newest step given to the log.
-    ticket: Ticket,
+    settings: Settings,
+    rounds: u64,
+    /// The last step and the last application asked for.
+    step: Ticket,
+    apply: Version,
 }
 
 impl Runner {
     fn new() -> Self {
-        Self { core: node(Recovered::default()), now: Moment(0), ticket: Ticket(0) }
+        let settings = Settings::default();
+        Self {
+            core: Core::new(myself(ME, true), settings.clone(), Recovered::default()),
+            now: Moment(0) + Millis(10_000),
+            settings,
+            rounds: 0,
+            step: Ticket(0),
+            apply: Version::ZERO,
+        }
     }
 
-    fn step(&mut self, event: Event) -> String {
+    /// One event; what comes of it, as text.
+    fn take(&mut self, event: Event) -> String {
         let mut effects = Vec::new();
         self.core.step(self.now, event, &mut effects);
         let mut output = String::new();
         for effect in effects {
-            if let Effect::Persist { ticket, .. } = &effect {
-                self.ticket = *ticket;
-            }
             writeln!(output, "{}", print::effect(&effect)).unwrap();
+            match effect {
+                Effect::Persist { ticket, .. } => self.step = ticket,
+                Effect::Apply { through } => self.apply = through,
+                _ => {}
+            }
         }
         output
     }
 
-    fn registered(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome<String> {
-        let newest = args.take_key("newest").map(promise).transpose()?.unwrap_or_default();
-        let members = args.take_key("members").map(members).transpose()?.unwrap_or_default();
-        let view = args.take_key("view").map(promise).transpose()?;
-        let nodes = args.take_key("nodes").map(super::tests::members).transpose()?;
-        let nodes = nodes.unwrap_or(members.with(ME));
-        let history = history(args)?;
-        Ok(self.step(Event::Registered(Box::new(Registered {
-            cluster: CLUSTER,
-            node: ME,
-            settings: Settings::default(),
-            nodes: directory(&nodes),
-            history,
-            active: view.map(|promise| self::view(history, promise, &members)),
-            newest: if newest == Promise::default() { view.unwrap_or_default() } else { newest },
-            marked: args.take_key("marked").is_some(),
-        }))))
-    }
-
-    fn append(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome<String> {
-        let (caller, promise) = (call(args)?, self::promise(pos(args)?)?);
-        let prev: Version = parse(pos(args)?)?;
-        let keys = args.take_key("keys").unwrap_or_default();
-        let round = args.take_key("round").map(parse).transpose()?;
-        let mut repairs = Vec::new();
-        if let Some(key) = args.take_key("repair") {
-            repairs.push(Repair { key: Key::from(key), found: Digest::ABSENT, record: None });
+    fn found(&mut self, args: &mut Args<'_>) -> Outcome<()> {
+        let me = args.key("node")?.unwrap_or(ME);
+        let base = args.key("base")?.unwrap_or_default();
+        let applied = args.key("applied")?.unwrap_or(base);
+        let mut shape = Shape::empty(base);
+        for version in args.key_as("log", versions)?.unwrap_or_default() {
+            shape.push(version);
         }
-        let history = history(args)?;
-        let committed = version(args, "committed")?;
-        let horizon = version(args, "horizon")?;
-        let mut bytes = BytesMut::new();
-        while let Some(entry) = args.next_pos() {
-            Entry::barrier(parse(entry)?).encode(&mut bytes);
-        }
-        let batch = bytes.freeze();
-        let frames = decode_batch(prev, &batch)?;
-        let round = round.map(|number| Round {
-            number,
-            keys: keys.split(',').filter(|key| !key.is_empty()).map(Key::from).collect(),
-        });
-        let append = Append { history, promise, prev, batch, committed, horizon, round, repairs };
-        Ok(self.step(Event::Append { caller, append, frames }))
-    }
-
-    fn heard(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome<String> {
-        let node: NodeId = parse(pos(args)?)?;
-        let members = args.take_key("members").map(members).transpose()?.unwrap_or_default();
-        let view = match args.take_key("view").map(promise).transpose()? {
-            Some(promise) => self::view(History(0), promise, &members),
-            None => View::default(),
+        let found = Recovered {
+            shape,
+            history: args.key("history")?.unwrap_or_default(),
+            promised: args.key_as("promised", promise)?.unwrap_or_default(),
+            marked: args.flag("marked"),
+            applied,
+            durable_applied: args.key("disk")?.unwrap_or(applied),
         };
-        Ok(self.step(Event::Heard(Box::new(Beat {
+        let known = !args.flag("unknown");
+        self.core = Core::new(myself(me, known), self.settings.clone(), found);
+        Ok(())
+    }
+
+    fn history(&self, args: &mut Args<'_>) -> Outcome<History> {
+        Ok(args.key("history")?.unwrap_or(self.core.replica().history()))
+    }
+
+    fn registered(&self, args: &mut Args<'_>) -> Outcome<Event> {
+        let history = self.history(args)?;
+        let node = self.core.node().unwrap_or(ME);
+        let active = args.key_as("active", |text| one_view(history, text))?;
+        let of_view = active.as_ref().map(|view| view.members.with(node)).unwrap_or_default();
+        Ok(Event::Registered(Box::new(Registered {
+            cluster: ClusterId(CLUSTER),
             node,
-            store: StoreId(node.0.into()),
-            address: format!("host{}", node.0),
-            history: History(0),
+            settings: self.settings.clone(),
+            nodes: directory(&args.key_as("nodes", members)?.unwrap_or(of_view)),
+            history,
+            newest: args.key_as("newest", promise)?.unwrap_or(self.core.replica().promised()),
+            active,
+            marked: args.flag("marked"),
+        })))
+    }
+
+    fn append(&mut self, args: &mut Args<'_>) -> Outcome<Event> {
+        let (caller, promise) = (caller(args)?, args.take_as(promise)?);
+        let history = self.history(args)?;
+        let prev = args.key("prev")?.ok_or("after what?")?;
+        let round = args.key_as("round", keys)?.map(|keys| {
+            self.rounds += 1;
+            Round { number: self.rounds, keys }
+        });
+        let repairs = args.key_as("repair", keys)?.unwrap_or_default();
+        let repair = |key| Repair { key, found: Digest::DAMAGED, record: None };
+        let committed = args.key("committed")?.unwrap_or_default();
+        let horizon = args.key("horizon")?.unwrap_or_default();
+        let mut entries = Vec::new();
+        while let Some(text) = args.word() {
+            entries.extend(versions(text)?);
+        }
+        let (batch, frames) = batch(prev, &entries)?;
+        let repairs = repairs.into_iter().map(repair).collect();
+        let append = Append { history, promise, prev, batch, committed, horizon, round, repairs };
+        Ok(Event::Append { caller, append, frames })
+    }
+
+    fn beat(&self, args: &mut Args<'_>) -> Outcome<Event> {
+        let node: NodeId = args.take()?;
+        let history = self.history(args)?;
+        let view = args.key_as("view", |text| one_view(history, text))?.unwrap_or_default();
+        Ok(Event::Heard(Box::new(Beat {
+            node,
+            store: StoreId(args.key("store")?.unwrap_or(u128::from(node.0))),
+            address: args.text("address").map_or(format!("host{}", node.0), str::to_owned),
+            history,
             promised: view.promise(),
             view,
-            position: version(args, "position")?,
-            leaving: args.take_key("leaving").is_some(),
-            lost_server: args.take_key("lost-server").is_some(),
-            settings: args.take_key("settings").map(parse).transpose()?.unwrap_or(1),
-        }))))
+            position: args.key("position")?.unwrap_or_default(),
+            leaving: args.flag("leaving"),
+            settings: args.key("settings")?.unwrap_or_default(),
+            lost_server: args.flag("lost"),
+        })))
     }
 
-    fn appoint(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome<String> {
-        let (caller, promise) = (call(args)?, self::promise(pos(args)?)?);
-        let active = args.take_key("active").map(members).transpose()?.unwrap_or_default();
-        let history = history(args)?;
-        let members: Members = rest(args)?.into_iter().collect();
-        let appointment = Box::new(Appointment {
-            cluster: CLUSTER,
-            view: view(history, promise, &members),
-            active,
-            nodes: directory(&members),
-            settings: Settings::default(),
-        });
-        Ok(self.step(Event::Appoint { caller, appointment }))
+    fn appoint(&self, args: &mut Args<'_>) -> Outcome<Event> {
+        let caller = caller(args)?;
+        let active = args.key_as("active", members)?.unwrap_or_default();
+        let cluster = ClusterId(args.key("cluster")?.unwrap_or(CLUSTER));
+        let view = self.view(args)?;
+        let nodes = directory(&view.members.union(&active));
+        let settings = self.settings.clone();
+        let appointment = Box::new(Appointment { cluster, view, active, nodes, settings });
+        Ok(Event::Appoint { caller, appointment })
+    }
+
+    /// `e4/n1 n1 n2`, as words of the command.
+    fn view(&self, args: &mut Args<'_>) -> Outcome<View> {
+        Ok(view(self.history(args)?, args.take_as(promise)?, args.rest()?))
+    }
+
+    /// What coordinators ask, as events.
+    fn call(&mut self, name: &str, args: &mut Args<'_>) -> Outcome<Event> {
+        if name == "append" {
+            return self.append(args);
+        }
+        let (caller, promise): (_, Promise) = (caller(args)?, args.take_as(promise)?);
+        let history = self.history(args)?;
+        Ok(match name {
+            "prepare" => Event::Prepare { caller, prepare: Prepare { history, promise } },
+            "pull" => {
+                let after = args.key("after")?.ok_or("after what?")?;
+                Event::Pull { caller, pull: Pull { history, promise, after, bytes_max: 1 } }
+            }
+            _ => {
+                let source = args.key("source")?.ok_or("from whom?")?;
+                let order = CopyOrder { history, promise, source, address: String::new() };
+                Event::CopyFrom { caller: Some(caller), order }
+            }
+        })
+    }
+
+    /// What our own log and state have done, as events.
+    fn done(&self, name: &str, args: &mut Args<'_>) -> Outcome<Event> {
+        Ok(match name {
+            "persisted" => {
+                Event::Persisted(args.word().map(parse).transpose()?.map_or(self.step, Ticket))
+            }
+            "applied" => Event::Applied(args.word().map(parse).transpose()?.unwrap_or(self.apply)),
+            "disk" => Event::DurableApplied(args.take()?),
+            "dropped" => Event::LogDropped(args.take()?),
+            _ => {
+                let history = self.history(args)?;
+                Event::Copied(match args.word().ok_or("up to where?")? {
+                    "failed" => Err(CopyFailed),
+                    snapshot => Ok(CopyDone { snapshot: parse(snapshot)?, history }),
+                })
+            }
+        })
+    }
+
+    fn event(&mut self, name: &str, args: &mut Args<'_>) -> Outcome<Event> {
+        Ok(match name {
+            "registered" => self.registered(args)?,
+            "prepare" | "append" | "pull" | "copy-from" => self.call(name, args)?,
+            "persisted" | "applied" | "disk" | "dropped" | "copied" => self.done(name, args)?,
+            "beat" => self.beat(args)?,
+            "refused" => Event::RefusedBy(args.take()?),
+            "appoint" => self.appoint(args)?,
+            "announce" => {
+                let view = self.view(args)?;
+                Event::Announce(Box::new(Announcement {
+                    newest: view.promise(),
+                    nodes: self.core.nodes().clone(),
+                    active: Some(view),
+                    evicted: Members::default(),
+                }))
+            }
+            "alert" => {
+                let view = self.view(args)?;
+                Event::Alert(Box::new(ViewAlert { view, evicted: Vec::new() }))
+            }
+            "survey" => Event::Survey { caller: caller(args)? },
+            "set" => {
+                self.settings.set(&args.take::<String>()?, &args.take::<String>()?)?;
+                Event::Settings(Box::new(self.settings.clone()))
+            }
+            "stop" => Event::Stop,
+            other => return Err(format!("no command {other}").into()),
+        })
     }
 
     fn wait(&mut self, span: u64) -> String {
         let mut output = String::new();
         for _ in 0..span / TICK_MS {
             self.now = self.now + Millis(TICK_MS);
-            output += &self.step(Event::Tick);
+            output += &self.take(Event::Tick);
         }
         output
-    }
-
-    fn dispatch(&mut self, command: &Command) -> Outcome<String> {
-        let mut args = command.consume_args();
-        let args = &mut args;
-        let output = match command.name.as_str() {
-            "found" => {
-                self.core = node(found(args)?);
-                String::new()
-            }
-            "registered" => self.registered(args)?,
-            "prepare" => {
-                let (caller, promise) = (call(args)?, promise(pos(args)?)?);
-                let prepare = Prepare { history: history(args)?, promise };
-                self.step(Event::Prepare { caller, prepare })
-            }
-            "append" => self.append(args)?,
-            "pull" => {
-                let (caller, promise) = (call(args)?, promise(pos(args)?)?);
-                let (history, after) = (history(args)?, parse(pos(args)?)?);
-                let pull = Pull { history, promise, after, bytes_max: 1 << 20 };
-                self.step(Event::Pull { caller, pull })
-            }
-            "copy-from" => {
-                let (caller, promise) = (call(args)?, promise(pos(args)?)?);
-                let (history, source) = (history(args)?, parse(pos(args)?)?);
-                let order = CopyOrder { history, promise, source, address: String::new() };
-                self.step(Event::CopyFrom { caller: Some(caller), order })
-            }
-            "persisted" => {
-                let ticket = args.next_pos().map(|text| text.trim_start_matches('#'));
-                let ticket = ticket.map(parse).transpose()?.map_or(self.ticket, Ticket);
-                self.step(Event::Persisted(ticket))
-            }
-            "applied" => self.step(Event::Applied(parse(pos(args)?)?)),
-            "disk" => self.step(Event::DurableApplied(parse(pos(args)?)?)),
-            "dropped" => self.step(Event::LogDropped(parse(pos(args)?)?)),
-            "copied" => {
-                let (snapshot, history) = (parse(pos(args)?)?, history(args)?);
-                self.step(Event::Copied(Ok(CopyDone { snapshot, history })))
-            }
-            "copy-failed" => self.step(Event::Copied(Err(CopyFailed))),
-            "survey" => {
-                let caller = call(args)?;
-                self.step(Event::Survey { caller })
-            }
-            "appoint" => self.appoint(args)?,
-            "view" => {
-                let promise = promise(pos(args)?)?;
-                let members: Members = rest(args)?.into_iter().collect();
-                let view = view(History(0), promise, &members);
-                self.step(Event::Alert(Box::new(ViewAlert { view, evicted: Vec::new() })))
-            }
-            "heard" => self.heard(args)?,
-            "refused" => self.step(Event::RefusedBy(parse(pos(args)?)?)),
-            "wait" => self.wait(parse(pos(args)?)?),
-            "stop" => self.step(Event::Stop),
-            "state" => print::core(&self.core),
-            other => return Err(format!("no command {other}").into()),
-        };
-        args.reject_next()?;
-        Ok(output)
     }
 }
 
@@ -237,102 +279,71 @@ impl goldenscript::Runner for Runner {
     type Command = Command;
 
     fn run(&mut self, command: &Command, _: &Context) -> Outcome<String> {
-        self.dispatch(command)
+        let mut args = Args::of(command);
+        let output = match command.name.as_str() {
+            "new" => {
+                self.found(&mut args)?;
+                String::new()
+            }
+            "wait" => self.wait(args.take()?),
+            "state" => print::core(&self.core),
+            name => {
+                let event = self.event(name, &mut args)?;
+                self.take(event)
+            }
+        };
+        args.finish()?;
+        Ok(output)
     }
 }
 
-fn node(found: Recovered) -> Core {
-    let myself = Myself {
-        address: "host1".to_owned(),
-        store: StoreId(1),
-        durable: true,
-        identity: Some((CLUSTER, ME)),
-    };
-    Core::new(myself, Settings::default(), found)
-}
-
-fn found(args: &mut ArgumentConsumer<'_>) -> Outcome<Recovered> {
-    let base = version(args, "base")?;
-    let mut shape = Shape::empty(base);
-    for entry in args.take_key("log").unwrap_or_default().split(',') {
-        if !entry.is_empty() {
-            shape.push(parse(entry)?);
-        }
-    }
-    let applied = args.take_key("applied").map(parse).transpose()?.unwrap_or(base);
-    Ok(Recovered {
-        shape,
-        history: history(args)?,
-        promised: args.take_key("promised").map(promise).transpose()?.unwrap_or_default(),
-        marked: args.take_key("marked").is_some(),
-        applied,
-        durable_applied: args.take_key("disk").map(parse).transpose()?.unwrap_or(applied),
-    })
-}
-
-fn parse<T: FromStr<Err: Error + 'static>>(text: &str) -> Outcome<T> {
-    Ok(text.parse::<T>().map_err(|error| format!("{text}: {error}"))?)
-}
-
-fn pos<'a>(args: &mut ArgumentConsumer<'a>) -> Outcome<&'a str> {
-    args.next_pos().ok_or_else(|| "an argument is missing".into())
-}
-
-fn rest<T: FromStr<Err: Error + 'static>>(args: &mut ArgumentConsumer<'_>) -> Outcome<Vec<T>> {
-    std::iter::from_fn(|| args.next_pos()).map(parse).collect()
-}
-
-fn call(args: &mut ArgumentConsumer<'_>) -> Outcome<Caller> {
-    Ok(Caller(parse(pos(args)?.trim_start_matches('c'))?))
-}
-
-fn version(args: &mut ArgumentConsumer<'_>, key: &str) -> Outcome<Version> {
-    Ok(args.take_key(key).map(parse).transpose()?.unwrap_or_default())
-}
-
-fn history(args: &mut ArgumentConsumer<'_>) -> Outcome<History> {
-    Ok(args.take_key("history").map(parse).transpose()?.unwrap_or_default())
-}
-
-fn members(text: &str) -> Outcome<Members> {
-    text.split(',').map(parse::<NodeId>).collect()
-}
-
-fn promise(text: &str) -> Outcome<Promise> {
-    let (epoch, coordinator) = text.split_once('/').ok_or("a promise is EPOCH/NODE")?;
-    Ok(Promise { epoch: parse(epoch)?, coordinator: parse(coordinator)? })
-}
-
-fn view(history: History, promise: Promise, members: &Members) -> View {
-    let Promise { epoch, coordinator } = promise;
-    View { history, epoch, coordinator, members: members.clone() }
-}
-
-fn directory(nodes: &Members) -> Directory {
-    let registration = |node: NodeId| Registration {
+fn myself(node: NodeId, known: bool) -> Myself {
+    Myself {
         address: format!("host{}", node.0),
         store: StoreId(node.0.into()),
         durable: true,
-        floor: Version::ZERO,
-        marked: false,
-    };
-    nodes.iter().map(|node| (node, registration(node))).collect()
+        identity: known.then_some((ClusterId(CLUSTER), node)),
+    }
+}
+
+fn caller(args: &mut Args<'_>) -> Outcome<Caller> {
+    args.take_as(|text| Ok(Caller(parse(text.trim_start_matches('c'))?)))
+}
+
+/// `e3/n1 n1,n2,n3`, as one argument.
+fn one_view(history: History, text: &str) -> Outcome<View> {
+    let (by, of) = text.split_once(' ').ok_or("a view is EPOCH/NODE MEMBERS")?;
+    Ok(view(history, promise(by)?, members(of)?))
+}
+
+fn keys(text: &str) -> Outcome<Vec<Key>> {
+    Ok(list::<String, Vec<_>>(text)?.iter().map(|key| Key::from(key.as_str())).collect())
+}
+
+/// `3.6`, `3.6..3.8`, or several of them.
+fn versions(text: &str) -> Outcome<Vec<Version>> {
+    let mut versions = Vec::new();
+    for run in list::<String, Vec<_>>(text)? {
+        let (first, last) = run.split_once("..").unwrap_or((&run, &run));
+        let (first, last): (Version, Version) = (parse(first)?, parse(last)?);
+        let entry = |index| Version { index: Index(index), ..first };
+        versions.extend((first.index.0..=last.index.0).map(entry));
+    }
+    Ok(versions)
+}
+
+/// Entries that mutate nothing.
+fn batch(prev: Version, versions: &[Version]) -> Outcome<(Bytes, Vec<Frame>)> {
+    let mut bytes = BytesMut::new();
+    for version in versions {
+        Entry::barrier(*version).encode(&mut bytes);
+    }
+    let bytes = bytes.freeze();
+    let frames = decode_batch(prev, &bytes)?;
+    Ok((bytes, frames))
 }
 
 #[test]
 fn scripts() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/core/testscripts");
-    let mut failed = Vec::new();
-    let mut scripts: Vec<_> =
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    scripts.sort();
-    assert!(!scripts.is_empty());
-    for script in scripts {
-        let name = script.file_name().unwrap().to_owned();
-        let run = || goldenscript::run(&mut Runner::new(), &script).unwrap();
-        if std::panic::catch_unwind(run).is_err() {
-            failed.push(name);
-        }
-    }
-    assert!(failed.is_empty(), "these scripts failed: {failed:?}");
+    run_all(concat!(env!("CARGO_MANIFEST_DIR"), "/src/core/testscripts"), Runner::new);
 }
