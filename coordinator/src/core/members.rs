@@ -14,7 +14,7 @@ use quorate_protocol::version::Version;
 use quorate_protocol::view::{Directory, Members, View};
 
 use super::order::BATCH_ENTRIES_MAX;
-use super::stream::Streams;
+use super::streams::Streams;
 
 /// A member that acknowledges no append for this many times `suspect_after` may be evicted on
 /// the coordinator's own word, however well it heartbeats.

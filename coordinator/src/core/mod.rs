@@ -7,7 +7,7 @@
 //! * [`effect`]: what is to be done.
 //! * [`takeover`]: from an appointment to an active view.
 //! * [`order`]: requests into entries, commits into answers.
-//! * [`stream`]: entries to members and learners.
+//! * [`streams`], [`stream`], [`recent`]: entries to members and learners.
 //! * [`round`]: majority reads.
 //! * [`members`]: whom to evict and whom to take in.
 //!
@@ -18,7 +18,9 @@ pub mod event;
 pub mod members;
 pub mod order;
 pub mod round;
+pub mod recent;
 pub mod stream;
+pub mod streams;
 pub mod takeover;
 #[cfg(test)]
 mod tests;
@@ -41,7 +43,7 @@ use event::{Event, Records, Sequence, Unanswered};
 use members::Membership;
 use order::Orderer;
 use round::{Bench, Rounds};
-use stream::{Letterhead, Streams};
+use streams::{Letterhead, Streams};
 use takeover::Phase;
 
 /// One coordinator, from its first appointment on. It lives as long as its node's process and

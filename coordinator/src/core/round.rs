@@ -22,7 +22,7 @@ use quorate_protocol::view::Members;
 use super::effect::Effect;
 use super::event::{Records, Ticket};
 use super::order::{Clear, Orderer};
-use super::stream::{Letterhead, Streams};
+use super::streams::{Letterhead, Streams};
 
 /// How many reads may wait for a round; more are told that the coordinator is busy.
 pub const READS_WAITING_MAX: usize = 1 << 16;
