@@ -67,10 +67,21 @@ pub(crate) enum Command {
 /// How to find a cluster.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Find {
-    /// Addresses of the server, or of nodes [default: the cluster that `quorate up` runs in
-    /// ./.quorate, else 127.0.0.1:4747]
+    /// Addresses of the server; to read and write, and for `status`, those of nodes do as well
+    /// [default: the cluster that `quorate up` runs in ./.quorate, else 127.0.0.1:4747]
     #[arg(long, env = "QUORATE_SERVER", value_name = "ADDR[,ADDR]", value_delimiter = ',')]
+    #[arg(global = true)]
     pub(crate) server: Vec<String>,
+}
+
+/// What every command takes that talks to a cluster.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Reach {
+    #[command(flatten)]
+    pub(crate) find: Find,
+    /// Write a trace of the process into this directory, for chrome://tracing
+    #[arg(long, env = "QUORATE_TRACE", value_name = "DIR", global = true)]
+    pub(crate) trace: Option<PathBuf>,
 }
 
 /// How to ask.
@@ -86,14 +97,6 @@ pub(crate) struct Ask {
     /// Tell which node answered, and at which version
     #[arg(short, long, env = "QUORATE_VERBOSE", value_parser = FalseyValueParser::new())]
     pub(crate) verbose: bool,
-}
-
-/// What a command that talks to a cluster leaves behind.
-#[derive(Clone, Debug, Default, Args)]
-pub(crate) struct Traced {
-    /// Write a trace of the process into this directory, for chrome://tracing
-    #[arg(long, env = "QUORATE_TRACE", value_name = "DIR", global = true)]
-    pub(crate) trace: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -124,9 +127,7 @@ pub(crate) struct Read {
     #[command(flatten)]
     pub(crate) ask: Ask,
     #[command(flatten)]
-    pub(crate) find: Find,
-    #[command(flatten)]
-    pub(crate) traced: Traced,
+    pub(crate) reach: Reach,
 }
 
 #[derive(Debug, Args)]
@@ -139,9 +140,7 @@ pub(crate) struct Write {
     #[command(flatten)]
     pub(crate) ask: Ask,
     #[command(flatten)]
-    pub(crate) find: Find,
-    #[command(flatten)]
-    pub(crate) traced: Traced,
+    pub(crate) reach: Reach,
 }
 
 #[derive(Debug, Args)]
@@ -151,9 +150,7 @@ pub(crate) struct Delete {
     #[command(flatten)]
     pub(crate) ask: Ask,
     #[command(flatten)]
-    pub(crate) find: Find,
-    #[command(flatten)]
-    pub(crate) traced: Traced,
+    pub(crate) reach: Reach,
 }
 
 #[derive(Debug, Args)]
@@ -163,9 +160,7 @@ pub(crate) struct Shell {
     #[command(flatten)]
     pub(crate) ask: Ask,
     #[command(flatten)]
-    pub(crate) find: Find,
-    #[command(flatten)]
-    pub(crate) traced: Traced,
+    pub(crate) reach: Reach,
 }
 
 #[derive(Debug, Args)]
@@ -178,9 +173,7 @@ pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) ask: Ask,
     #[command(flatten)]
-    pub(crate) find: Find,
-    #[command(flatten)]
-    pub(crate) traced: Traced,
+    pub(crate) reach: Reach,
 }
 
 #[derive(Debug, Args)]
@@ -196,9 +189,7 @@ pub(crate) struct Status {
     #[arg(short, long, env = "QUORATE_OUTPUT", value_name = "FORMAT", default_value = "text")]
     pub(crate) output: Format,
     #[command(flatten)]
-    pub(crate) find: Find,
-    #[command(flatten)]
-    pub(crate) traced: Traced,
+    pub(crate) reach: Reach,
 }
 
 #[derive(Debug, Args)]
@@ -229,13 +220,8 @@ pub(crate) struct Settings {
     #[arg(short, long, env = "QUORATE_OUTPUT", value_name = "FORMAT", default_value = "text")]
     #[arg(global = true)]
     pub(crate) output: Format,
-    /// Addresses of the server [default: the cluster that `quorate up` runs in ./.quorate, else
-    /// 127.0.0.1:4747]
-    #[arg(long, env = "QUORATE_SERVER", value_name = "ADDR[,ADDR]", value_delimiter = ',')]
-    #[arg(global = true)]
-    pub(crate) server: Vec<String>,
     #[command(flatten)]
-    pub(crate) traced: Traced,
+    pub(crate) reach: Reach,
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,7 +9,7 @@ use quorate_client::Client;
 use quorate_protocol::settings::Settings;
 
 use crate::args::{
-    Ask, DATA_DEFAULT, Delete, Find, Format, How, Level, Read, Run, SettingsChange, Shell, Status,
+    Ask, DATA_DEFAULT, Delete, Format, How, Level, Reach, Read, Run, SettingsChange, Shell, Status,
     Write,
 };
 use crate::discover::Found;
@@ -28,33 +28,33 @@ const INPUT_BYTES_MAX: u64 = 16 << 20;
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(crate) async fn read(typed: Read) -> Result<Code, Failure> {
-    let session = open(&typed.find, typed.ask, typed.how).await?;
+    let session = open(&typed.reach, typed.ask, typed.how).await?;
     Ok(session.conclude(&typed.key, &session.read(&typed.key).await?))
 }
 
 pub(crate) async fn write(typed: Write) -> Result<Code, Failure> {
     let value = take_value(typed.value)?;
-    let session = open(&typed.find, typed.ask, How { level: Level::Majority }).await?;
+    let session = open(&typed.reach, typed.ask, How { level: Level::Majority }).await?;
     Ok(session.conclude(&typed.key, &session.write(&typed.key, value).await?))
 }
 
 pub(crate) async fn delete(typed: Delete) -> Result<Code, Failure> {
-    let session = open(&typed.find, typed.ask, How { level: Level::Majority }).await?;
+    let session = open(&typed.reach, typed.ask, How { level: Level::Majority }).await?;
     Ok(session.conclude(&typed.key, &session.delete(&typed.key).await?))
 }
 
 pub(crate) async fn shell(typed: Shell) -> Result<Code, Failure> {
-    let session = open(&typed.find, typed.ask, typed.how).await?;
+    let session = open(&typed.reach, typed.ask, typed.how).await?;
     Ok(shell::run(&session, shell::input(), shell::is_interactive()).await)
 }
 
 pub(crate) async fn run(typed: Run) -> Result<Code, Failure> {
-    let Run { script, how, ask, find, traced: _ } = typed;
+    let Run { script, how, ask, reach } = typed;
     if script.iter().all(|part| is_one_line_step(part)) {
         // All are checked before the first is done.
         let steps = script.iter().map(|part| parse_one_line_step(part));
         let steps = steps.collect::<Result<Vec<_>, _>>().map_err(Failure::usage)?;
-        let session = open(&find, ask, how).await?;
+        let session = open(&reach, ask, how).await?;
         return Ok(shell::run_steps(&session, steps).await);
     }
     let [file] = script.as_slice() else {
@@ -63,16 +63,16 @@ pub(crate) async fn run(typed: Run) -> Result<Code, Failure> {
         ));
     };
     if file == "-" {
-        let session = open(&find, ask, how).await?;
+        let session = open(&reach, ask, how).await?;
         return Ok(shell::run(&session, shell::standard_input(), false).await);
     }
     let script = read_file(file)?;
-    let session = open(&find, ask, how).await?;
+    let session = open(&reach, ask, how).await?;
     Ok(shell::run(&session, shell::lines_of(script), false).await)
 }
 
 pub(crate) async fn status(typed: Status) -> Result<Code, Failure> {
-    let client = Found::look(&typed.find)?.connect().await?;
+    let client = Found::look(&typed.reach.find)?.connect().await?;
     loop {
         let shown = Snapshot::take(&client, Path::new(DATA_DEFAULT), typed.timeout)
             .await
@@ -94,8 +94,8 @@ pub(crate) async fn status(typed: Status) -> Result<Code, Failure> {
 }
 
 pub(crate) async fn settings(typed: crate::args::Settings) -> Result<Code, Failure> {
-    let crate::args::Settings { change, timeout, output, server, traced: _ } = typed;
-    let client: Client = Found::look(&Find { server })?.connect().await?;
+    let crate::args::Settings { change, timeout, output, reach } = typed;
+    let client: Client = Found::look(&reach.find)?.connect().await?;
     let settings = match change {
         None => client.settings(timeout).await?,
         Some(SettingsChange::Set { name, value }) => {
@@ -106,8 +106,8 @@ pub(crate) async fn settings(typed: crate::args::Settings) -> Result<Code, Failu
     Ok(Code::Done)
 }
 
-async fn open(find: &Find, ask: Ask, how: How) -> Result<Session, Failure> {
-    let client = Found::look(find)?.connect().await?;
+async fn open(reach: &Reach, ask: Ask, how: How) -> Result<Session, Failure> {
+    let client = Found::look(&reach.find)?.connect().await?;
     Ok(Session { client, ask, how, dir: DATA_DEFAULT.into(), control: None })
 }
 

@@ -29,7 +29,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Command, Traced, Typed};
+use args::{Command, Reach, Typed};
 use exit::{Code, Failure};
 
 fn main() -> ExitCode {
@@ -64,22 +64,22 @@ fn run(command: Command) -> Result<Code, Failure> {
             Ok(Code::Done)
         }
         Command::Verify(typed) => verify::verify(&typed),
-        Command::Read(typed) => client(&typed.traced.clone(), commands::read(typed)),
-        Command::Write(typed) => client(&typed.traced.clone(), commands::write(typed)),
-        Command::Delete(typed) => client(&typed.traced.clone(), commands::delete(typed)),
-        Command::Shell(typed) => client(&typed.traced.clone(), commands::shell(typed)),
-        Command::Run(typed) => client(&typed.traced.clone(), commands::run(typed)),
-        Command::Status(typed) => client(&typed.traced.clone(), commands::status(typed)),
-        Command::Settings(typed) => client(&typed.traced.clone(), commands::settings(typed)),
+        Command::Read(typed) => client(&typed.reach.clone(), commands::read(typed)),
+        Command::Write(typed) => client(&typed.reach.clone(), commands::write(typed)),
+        Command::Delete(typed) => client(&typed.reach.clone(), commands::delete(typed)),
+        Command::Shell(typed) => client(&typed.reach.clone(), commands::shell(typed)),
+        Command::Run(typed) => client(&typed.reach.clone(), commands::run(typed)),
+        Command::Status(typed) => client(&typed.reach.clone(), commands::status(typed)),
+        Command::Settings(typed) => client(&typed.reach.clone(), commands::settings(typed)),
     }
 }
 
 /// Runs a command that talks to a cluster, with a trace where one is asked for.
 fn client(
-    traced: &Traced,
+    reach: &Reach,
     work: impl Future<Output = Result<Code, Failure>>,
 ) -> Result<Code, Failure> {
-    let _trace = logging::trace_only("client", traced.trace.as_deref())?;
+    let _trace = logging::trace_only("client", reach.trace.as_deref())?;
     block_on(work)
 }
 
