@@ -74,6 +74,9 @@ pub struct Replica {
     /// reply overtakes it.
     ready: bool,
     copying: bool,
+    /// A state copy began since this process did. However it ended, the state may hold records,
+    /// though nothing is applied.
+    copied_into: bool,
     /// Steps submitted and not yet done, each with the last entry it makes durable.
     steps: VecDeque<(Ticket, Version)>,
     next_ticket: Ticket,
@@ -104,6 +107,7 @@ impl Replica {
             horizon: Version::ZERO,
             ready: false,
             copying: false,
+            copied_into: false,
             steps: VecDeque::new(),
             next_ticket: Ticket(1),
             done: Ticket(0),
@@ -176,7 +180,8 @@ impl Replica {
     /// Whether it holds nothing at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.shape.last() == Version::ZERO && self.applied == Version::ZERO
+        let nothing = self.shape.last() == Version::ZERO && self.applied == Version::ZERO;
+        nothing && !self.copied_into
     }
 
     /// Submits a durable step.
@@ -481,6 +486,7 @@ impl Replica {
                 self.answer_rounds(effects);
             }
             self.copying = true;
+            self.copied_into = true;
             effects.push(Effect::Copy {
                 source: order.source,
                 address: order.address,
@@ -503,10 +509,10 @@ impl Replica {
     ) {
         self.copying = false;
         let Ok(CopyDone { snapshot, history }) = outcome else { return };
-        if history < self.history {
-            // What it copied from was given up meanwhile.
-            return;
-        }
+        assert!(
+            history >= self.history,
+            "no history begins here while a copy of an older one runs"
+        );
         let mut ops = Vec::new();
         let other = history > self.history;
         if other {
