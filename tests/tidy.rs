@@ -3,6 +3,7 @@
 //! * The `core` modules are pure: none of them names a clock, a socket, a thread, a file, a runtime, an
 //!   RPC crate, a generator of randomness, a tracer, or a map with a random order.
 //! * Files and functions stay within what a reader can hold: see the bounds and their reasons.
+//! * The golden scripts that `docs/protocol.md` names as guards of its rules are there.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read the tree has failed")]
 
@@ -96,6 +97,26 @@ fn files_are_short_enough_to_read() {
         })
         .collect();
     assert!(long.is_empty(), "over {FILE_LINES_MAX} lines:\n{}", long.join("\n"));
+}
+
+#[test]
+fn the_scripts_that_the_protocol_names_are_there() {
+    let text = fs::read_to_string(root().join("docs/protocol.md")).unwrap();
+    let appendix = text.split("## Appendix").nth(1).unwrap();
+    let named: Vec<(&str, &str)> = appendix
+        .split('`')
+        .filter_map(|word| word.split_once('/'))
+        .filter(|(core, name)| {
+            let is_name = |letter: char| letter.is_ascii_lowercase() || letter == '_';
+            ["server", "coordinator", "node"].contains(core) && name.chars().all(is_name)
+        })
+        .collect();
+    assert!(named.len() > 50, "the table is there: {} scripts", named.len());
+    let missing: Vec<_> = named
+        .into_iter()
+        .filter(|(core, name)| !root().join(format!("{core}/src/core/testscripts/{name}")).exists())
+        .collect();
+    assert!(missing.is_empty(), "docs/protocol.md names scripts that are not there: {missing:?}");
 }
 
 /// Whether the function whose head begins the lines has a body: a trait's need not.
