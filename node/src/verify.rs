@@ -21,12 +21,12 @@ use quorate_protocol::entry::decode_batch;
 use quorate_protocol::ids::{ClusterId, History, NodeId, StoreId};
 use quorate_protocol::version::Version;
 
+use crate::core::recover::reconcile;
 use crate::log::disk::{DiskLog, Look as LogLook};
 use crate::log::files::RealFiles;
 use crate::log::recover::{OpenError as LogError, Rot, Rotten};
 use crate::log::{LogOp, Meta, ReadError};
 use crate::shell::directory::{DirectoryError, Look as Identified};
-use crate::shell::open::reconcile;
 use crate::state::{self, Contents, Identity, OpenError as StateError};
 
 /// How much of the log is read at once.

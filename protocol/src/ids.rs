@@ -110,6 +110,11 @@ name128!(
     ClusterId
 );
 name128!(
+    /// A random name a process mints when it starts: tells what it says once from what it says
+    /// again, and both from what another process said.
+    ProcessId
+);
+name128!(
     /// A random name a client mints when it starts.
     ClientId
 );

@@ -30,7 +30,7 @@ const MAGIC: &[u8; 8] = b"QUORREG\n";
 const HEADER_BYTES: usize = 20;
 
 /// The version of the file's format.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// No state is longer; far more than the most registrations take.
 pub const STATE_BYTES_MAX: usize = 16 << 20;

@@ -107,8 +107,11 @@ pub enum Event {
         /// The records, in the order asked for.
         answer: Option<Vec<(Key, Option<Record>)>>,
     },
-    /// Our own replica finished a state copy (or gave it up).
-    Copied,
+    /// Our own replica's state copy ended.
+    Copied {
+        /// Whether the copy is here; otherwise it was given up.
+        done: bool,
+    },
     /// Our own state is complete up to here.
     Applied(Version),
     /// The server's answer to `activate`.

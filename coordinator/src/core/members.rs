@@ -15,6 +15,7 @@ use quorate_protocol::view::{Directory, Members, View};
 
 use super::order::BATCH_ENTRIES_MAX;
 use super::streams::Streams;
+use super::takeover::TRY_AGAIN;
 
 /// A member that acknowledges no append for this many times `suspect_after` may be evicted on
 /// the coordinator's own word, however well it heartbeats.
@@ -36,6 +37,8 @@ struct Standing {
     not_before: Moment,
     /// A member since then.
     member_since: Moment,
+    /// Evicted then, the last time: what it acknowledged before does not show that it is back.
+    evicted_at: Option<Moment>,
     /// It announced that it stops: not evicted for silence before this.
     leaving_until: Option<Moment>,
 }
@@ -181,13 +184,17 @@ impl Membership {
 
     /// A learner that is alive, within one batch of the end, and not just evicted.
     fn is_ready(&self, node: NodeId, now: Moment, streams: &Streams, settings: &Settings) -> bool {
-        if self.standing.get(&node).is_some_and(|s| now < s.not_before || s.leaving_until.is_some())
-        {
+        let standing = self.standing.get(&node);
+        let leaving = |it: &Standing| it.leaving_until.is_some_and(|until| now < until);
+        if standing.is_some_and(|it| now < it.not_before || leaving(it)) {
             return false;
         }
+        let evicted_at = standing.and_then(|it| it.evicted_at);
         let Some(stream) = streams.get(node) else { return false };
-        let alive =
-            stream.last_ack.is_some_and(|at| now <= at + settings.suspect_after_ms.times(2));
+        let alive = stream.last_ack.is_some_and(|at| {
+            now <= at + settings.suspect_after_ms.times(2)
+                && evicted_at.is_none_or(|evicted| at > evicted)
+        });
         alive
             && stream.declined.is_none()
             && stream.flows()
@@ -200,6 +207,14 @@ impl Membership {
         if let Some((change, _)) = &mut self.proposed {
             change.evicted = Members::default();
         }
+    }
+
+    /// Our last proposal was issued, but its answer did not come: the same one again, in which the
+    /// server knows the first. `None` where it was made a moment ago.
+    pub(super) fn ask_again(&mut self, now: Moment) -> Option<Change> {
+        let (change, at) = self.proposed.as_mut().filter(|(_, at)| now >= *at + TRY_AGAIN)?;
+        *at = now;
+        Some(change.clone())
     }
 
     /// A view became active: who was evicted by it.
@@ -219,6 +234,7 @@ impl Membership {
             }
             let wait = TAKE_IN_AFTER.times(1 << standing.evictions.min(10));
             standing.evictions += 1;
+            standing.evicted_at = Some(now);
             standing.not_before = now + wait.min(TAKE_IN_AFTER_MAX);
             standing.leaving_until = None;
         }

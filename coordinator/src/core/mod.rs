@@ -40,7 +40,7 @@ use quorate_protocol::view::{Directory, Members, View};
 
 use effect::Effect;
 use event::{Event, Records, Sequence, Unanswered};
-use members::Membership;
+use members::{Change, Membership};
 use order::Orderer;
 use round::{Bench, Rounds};
 use streams::{Letterhead, Streams};
@@ -148,7 +148,7 @@ impl Core {
                     self.fetched(now, answer.unwrap_or_default(), effects);
                 }
             }
-            Event::Copied => self.copied(now, records, effects),
+            Event::Copied { done } => self.copied(now, done, records, effects),
             Event::Applied(applied) => {
                 self.orderer.applied(applied);
                 self.try_serve(now, records, effects);
@@ -234,7 +234,7 @@ impl Core {
             Ok(Appended::Declined(declined)) => {
                 self.streams.declined(from, sequence, declined);
                 self.not_taken(now, from, epoch, records);
-                self.declined(declined, effects);
+                self.declined(now, declined, effects);
             }
             Err(Unanswered) => {
                 self.streams.lost(from, sequence);
@@ -262,9 +262,14 @@ impl Core {
     }
 
     /// A node takes no part. One that is promised above us deposes us.
-    fn declined(&mut self, declined: Declined, effects: &mut Vec<Effect>) {
+    fn declined(&mut self, now: Moment, declined: Declined, effects: &mut Vec<Effect>) {
         let Declined::Fenced { promised } = declined else { return };
         let ours = self.view.promise();
+        if promised.coordinator == self.me && promised.epoch > ours.epoch {
+            // Our own proposal, whose answer has not come, or was lost: asked for again.
+            let change = self.membership.ask_again(now).filter(|_| self.is_serving());
+            return effects.extend(change.map(|change| self.proposal(change)));
+        }
         let deposed = promised.epoch > ours.epoch
             || promised.epoch == ours.epoch && promised.coordinator != ours.coordinator;
         if deposed {
@@ -456,14 +461,16 @@ impl Core {
             return;
         }
         let change = self.membership.consider(now, &self.view, &self.streams, &self.settings);
-        if let Some(change) = change {
-            effects.push(Effect::Propose(Proposal {
-                epoch: self.view.epoch,
-                coordinator: self.me,
-                members: change.members,
-                evicted: change.evicted,
-            }));
-        }
+        effects.extend(change.map(|change| self.proposal(change)));
+    }
+
+    fn proposal(&self, change: Change) -> Effect {
+        Effect::Propose(Proposal {
+            epoch: self.view.epoch,
+            coordinator: self.me,
+            members: change.members,
+            evicted: change.evicted,
+        })
     }
 
     fn proposed(

@@ -347,8 +347,9 @@ impl Running {
     fn odd_one_here(&self, at: usize, quorum: usize) -> Option<NodeId> {
         self.answers.iter().find_map(|(node, digests)| {
             let theirs = digests[at];
+            // Damage agrees with nothing, other damage included.
             let alike = self.answers.values().filter(|digests| digests[at] == theirs).count();
-            (alike >= quorum).then_some(*node)
+            (alike >= quorum && theirs != Digest::DAMAGED).then_some(*node)
         })
     }
 

@@ -236,6 +236,11 @@ impl Stream {
             return self.copy();
         }
         let prev = records.log_hint(hint);
+        if prev.epoch > hint.epoch {
+            // Our base is of a later epoch than anything of theirs: nothing we can send them
+            // follows an entry that they hold.
+            return self.copy();
+        }
         // One that cannot take what it holds (it copies, it is overrun) is asked at a tick.
         let asked = matches!(self.mode, Mode::Probing { prev: before, .. } if before == prev);
         self.mode = Mode::Probing { prev, asked };
@@ -254,8 +259,10 @@ impl Stream {
         }
         self.declined = Some(declined);
         if declined == Declined::Marked {
-            // What it acknowledged may be what it lost: it counts in no quorum (design §2 †).
+            // What it acknowledged may be what it lost: it counts in no quorum, nor does an answer
+            // that it gave before (design §2 †).
             self.acked = Version::ZERO;
+            self.opened_at = next;
         }
         if matches!(declined, Declined::OtherHistory { .. }) {
             self.copy();

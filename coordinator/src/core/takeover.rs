@@ -56,6 +56,8 @@ pub(super) enum Phase {
         taking: Option<Version>,
         /// A state copy runs.
         copying: bool,
+        /// The last copy came to nothing, and nothing has come since: no progress.
+        stuck: bool,
         /// When to ask again, or, while a copy runs, to say so again; `None` while our own log
         /// is awaited.
         again_at: Option<Moment>,
@@ -139,7 +141,7 @@ impl Core {
         }
         let answer = match answer {
             Ok(Ok(answer)) => answer,
-            Ok(Err(declined)) => return self.declined(declined, effects),
+            Ok(Err(declined)) => return self.declined(now, declined, effects),
             Err(Unanswered) => return,
         };
         let Phase::Preparing { prepared, .. } = &mut self.phase else { return };
@@ -173,6 +175,7 @@ impl Core {
                 after: own,
                 taking: None,
                 copying: false,
+                stuck: false,
                 again_at: None,
                 prepared,
             };
@@ -217,7 +220,7 @@ impl Core {
         match answer {
             // Tried again at a tick; if the source is gone, the server replaces us.
             Err(Unanswered) => *again_at = Some(now + TRY_AGAIN),
-            Ok((Pulled::Declined(declined), _)) => self.declined(declined, effects),
+            Ok((Pulled::Declined(declined), _)) => self.declined(now, declined, effects),
             Ok((Pulled::Gap { hint }, _)) => self.pull(now, records.log_hint(hint), effects),
             Ok((Pulled::TooOld { .. }, _)) => {
                 *copying = true;
@@ -267,13 +270,14 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         let last = records.log_last();
-        let Phase::Pulling { target, taking, copying, prepared, .. } = &mut self.phase else {
+        let Phase::Pulling { target, taking, copying, stuck, prepared, .. } = &mut self.phase
+        else {
             return;
         };
         if *copying || taking.is_some_and(|taking| taking != last) {
             return;
         }
-        *taking = None;
+        (*taking, *stuck) = (None, false);
         self.progress_at = now;
         if last == *target {
             let prepared = std::mem::take(prepared);
@@ -296,14 +300,22 @@ impl Core {
     pub(super) fn copied(
         &mut self,
         now: Moment,
+        done: bool,
         records: &impl Records,
         effects: &mut Vec<Effect>,
     ) {
-        if let Phase::Pulling { copying, taking, .. } = &mut self.phase
+        if let Phase::Pulling { copying, taking, stuck, after, again_at, .. } = &mut self.phase
             && *copying
         {
             *copying = false;
             *taking = None;
+            if !done {
+                // If it goes on like this, the server hears of no progress and replaces us.
+                *stuck = true;
+                *after = records.log_last();
+                *again_at = Some(now + TRY_AGAIN);
+                return;
+            }
             self.progress_at = now;
             effects.push(Effect::Progress(self.claim()));
             self.pull_on(now, records, effects);
@@ -405,12 +417,14 @@ impl Core {
                 let except = prepared.keys().copied().collect();
                 self.prepare_all(&except, effects);
             }
-            Phase::Pulling { again_at: Some(at), copying, after, .. } if now >= *at => {
+            Phase::Pulling { again_at: Some(at), copying, stuck, after, .. } if now >= *at => {
                 let after = *after;
                 if *copying {
                     // A copy may take long; it ends with `Copied`, whatever comes.
                     *at = now + TRY_AGAIN;
-                    effects.push(Effect::Progress(claim));
+                    if !*stuck {
+                        effects.push(Effect::Progress(claim));
+                    }
                 } else {
                     self.pull(now, after, effects);
                 }

@@ -423,8 +423,13 @@ impl Runner {
             "answers" => self.answers(args)?,
             "pulled" => self.pulled(args)?,
             "copied" => {
-                self.world.copied(args.take()?);
-                self.step(Event::Copied)
+                // To a version; or, without one, the copy was given up.
+                let to = args.word().map(parse).transpose()?;
+                let done = to.is_some();
+                if let Some(to) = to {
+                    self.world.copied(to);
+                }
+                self.step(Event::Copied { done })
             }
             "fetched" => {
                 let from = args.take()?;

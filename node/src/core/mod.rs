@@ -2,6 +2,7 @@
 //!
 //! * [`event`], [`effect`]: what happens, and what is to be done.
 //! * [`replica`]: promises, appends, applying; what must be durable before what is said.
+//! * [`recover`]: what is made of what is found at a start.
 //! * [`watch`]: who is silent, and whom to vote for.
 //!
 //! This file joins them: registration, views, appointments, stopping. The process's coordinator
@@ -11,11 +12,12 @@
 pub mod effect;
 pub mod event;
 pub mod replica;
+pub mod recover;
 pub mod watch;
 #[cfg(test)]
 mod tests;
 
-use quorate_protocol::ids::{ClusterId, NodeId, StoreId};
+use quorate_protocol::ids::{ClusterId, NodeId, ProcessId, StoreId};
 use quorate_protocol::rpc::appoint::{Announcement, AppointRefused, Appointment, Survey};
 use quorate_protocol::rpc::heartbeat::Beat;
 use quorate_protocol::rpc::registry::{Identity, Registered, Registering};
@@ -136,10 +138,11 @@ impl Core {
 
     /// What the node says to introduce itself.
     #[must_use]
-    pub fn registering(&self, restarted: bool) -> Registering {
+    pub fn registering(&self, process: ProcessId, restarted: bool) -> Registering {
         Registering {
             address: self.myself.address.clone(),
             store: self.myself.store,
+            process,
             durable: self.myself.durable,
             identity: self.myself.identity.map(|(cluster, node)| Identity {
                 node,
@@ -184,7 +187,10 @@ impl Core {
         if self.stopping {
             return Err(AppointRefused::Stopping);
         }
-        if !promised.admits(&view.promise()) {
+        // The same epoch from an earlier life of this process is no better (design §2: a restarted
+        // coordinator never continues its epoch).
+        let continued = self.replica.may_have_coordinated(view.epoch);
+        if continued || !promised.admits(&view.promise()) {
             return Err(AppointRefused::Promised { promised });
         }
         // The first view of a newer history starts from whoever is appointed to it.

@@ -16,7 +16,7 @@ mod rounds;
 use std::collections::VecDeque;
 
 use quorate_protocol::entry::Frame;
-use quorate_protocol::ids::History;
+use quorate_protocol::ids::{Epoch, History};
 use quorate_protocol::rpc::Declined;
 use quorate_protocol::rpc::replica::{Prepare, Prepared, Pull, Pulled};
 use quorate_protocol::version::{Promise, Version};
@@ -57,6 +57,8 @@ pub struct Replica {
     durable: Version,
     /// Rises only; submitted to the log before anything is answered under it (INV-3).
     promised: Promise,
+    /// The epoch promised when this process began: what an earlier one did in it is not known.
+    found_epoch: Epoch,
     marked: bool,
     applied: Version,
     durable_applied: Version,
@@ -95,6 +97,7 @@ impl Replica {
             shape: found.shape,
             durable,
             promised: found.promised,
+            found_epoch: found.promised.epoch,
             marked: found.marked,
             applied: found.applied,
             durable_applied: found.durable_applied,
@@ -135,6 +138,13 @@ impl Replica {
     #[must_use]
     pub fn promised(&self) -> Promise {
         self.promised
+    }
+
+    /// Whether an earlier process of this node may have coordinated this epoch, and left entries
+    /// of it in logs: then this one must not (INV-1).
+    #[must_use]
+    pub fn may_have_coordinated(&self, epoch: Epoch) -> bool {
+        epoch <= self.found_epoch
     }
 
     /// The history of the data.
@@ -273,7 +283,14 @@ impl Replica {
         } else if pull.after.index < self.shape.base().index {
             answer(Pulled::TooOld { base: self.shape.base() })
         } else if !self.shape.holds(pull.after) {
-            answer(Pulled::Gap { hint: self.shape.hint(pull.after) })
+            let hint = self.shape.hint(pull.after);
+            // A base of a later epoch than anything of theirs is no common entry: what they have
+            // at its place differs, and what is below it is gone here.
+            answer(if hint.epoch > pull.after.epoch {
+                Pulled::TooOld { base: self.shape.base() }
+            } else {
+                Pulled::Gap { hint }
+            })
         } else {
             Effect::ReadLog { caller, after: pull.after, bytes_max: pull.bytes_max }
         });

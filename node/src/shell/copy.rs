@@ -187,8 +187,9 @@ async fn receive(state: LayeredState, order: Order, inbox: Inbox) {
             Err(CopyFailed)
         }
     };
+    let done = outcome.is_ok();
     inbox.put(Input::Node(Event::Copied(outcome)));
-    inbox.put(Input::Coordinator(quorate_coordinator::core::event::Event::Copied));
+    inbox.put(Input::Coordinator(quorate_coordinator::core::event::Event::Copied { done }));
 }
 
 async fn fetch_all(state: &LayeredState, order: &Order) -> Result<Version, String> {

@@ -48,7 +48,7 @@ use std::time::Duration;
 
 use quorate_coordinator::core::Core as Coordinator;
 use quorate_coordinator::core::event as coordinator;
-use quorate_protocol::ids::{ClusterId, Epoch, NodeId, StoreId};
+use quorate_protocol::ids::{ClusterId, Epoch, NodeId, ProcessId, StoreId};
 use quorate_protocol::rpc::registry::Registered;
 use quorate_protocol::rpc::replica::{ReplicaRequest, ReplicaResponse};
 use quorate_protocol::settings::Settings;
@@ -273,7 +273,8 @@ impl Shell {
         mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), Error> {
         let registration = {
-            let (server, registering) = (self.server.clone(), self.node.registering(true));
+            let process = ProcessId(random_u128());
+            let (server, registering) = (self.server.clone(), self.node.registering(process, true));
             async move { server.register(registering).await }
         };
         let mut registration = Some(Box::pin(registration));

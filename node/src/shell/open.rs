@@ -10,19 +10,18 @@ use std::sync::Arc;
 use quorate_protocol::entry::decode_batch;
 use quorate_protocol::ids::{ClusterId, History, NodeId, StoreId};
 use quorate_protocol::settings::Settings;
-use quorate_protocol::version::Version;
 
 use super::directory::{Directory, DirectoryError};
 use super::inbox::{Inbox, Input};
 use super::tail::Tail;
 use crate::core::event::Event;
+use crate::core::recover::reconcile;
 use crate::core::replica::Recovered;
 use crate::log::disk::{DiskLog, DiskOptions};
 use crate::log::files::RealFiles;
 use crate::log::memory::MemoryLog;
 use crate::log::recover::{OpenError as LogOpenError, OpenReport};
-use crate::log::shape::Shape;
-use crate::log::{Log, LogOp, Meta, ReadError};
+use crate::log::{Log, ReadError};
 use crate::state::{
     DiskState, Feeder, Identity, LayeredState, Limits, MemoryState, Notice,
     OpenError as StateOpenError, State, StateError, set_aside,
@@ -148,29 +147,6 @@ fn open_state(
     // What was applied is read back from the system's memory; from here on it is on disk.
     state.sync()?;
     Ok((Arc::new(state), lost))
-}
-
-/// What the log must be told, so that it and the state say the same.
-pub(crate) fn reconcile(
-    meta: &Meta,
-    shape: &Shape,
-    (history, applied): (History, Version),
-    lost: bool,
-) -> Vec<LogOp> {
-    if history > meta.history {
-        // A copy of a newer history was finished, and the process ended before the log knew.
-        return vec![LogOp::History(history), LogOp::Rebase(applied)];
-    }
-    let short = applied < meta.durable_applied && applied.index < shape.base().index;
-    if short || lost && meta.durable_applied > applied && !shape.holds(applied) {
-        // What the state lost the log no longer has.
-        return vec![LogOp::Mark(true), LogOp::Rebase(applied)];
-    }
-    if shape.last().index < applied.index {
-        // The log does not reach durable applied: an empty one behind it (design §4).
-        return vec![LogOp::Rebase(applied)];
-    }
-    Vec::new()
 }
 
 fn finish(

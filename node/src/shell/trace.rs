@@ -47,7 +47,7 @@ pub(super) fn coordinator_step(event: &coordinator::Event) -> Span {
         Event::Appended { .. } => "appended",
         Event::Pulled { .. } => "pulled",
         Event::Fetched { .. } => "fetched",
-        Event::Copied => "copied",
+        Event::Copied { .. } => "copied",
         Event::Applied(_) => "applied",
         Event::Activated { .. } => "activated",
         Event::Proposed { .. } => "proposed",

@@ -418,8 +418,9 @@ impl Process {
             }
             None => Err(CopyFailed),
         };
+        let done = outcome.is_ok();
         self.node(Event::Copied(outcome));
-        self.coordinate(Coordination::Copied);
+        self.coordinate(Coordination::Copied { done });
     }
 
     // What the world sees.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ClusterId, Epoch, History, NodeId, StoreId};
+use crate::ids::{ClusterId, Epoch, History, NodeId, ProcessId, StoreId};
 use crate::settings::Settings;
 use crate::version::{Promise, Version};
 use crate::view::{Directory, Members, View};
@@ -43,6 +43,8 @@ pub struct Registering {
     pub address: String,
     /// The name of its data directory.
     pub store: StoreId,
+    /// The name of this process. A registration that comes twice, or late, is known by it.
+    pub process: ProcessId,
     /// Whether its data outlives its process.
     pub durable: bool,
     /// The number it was given before, if any, with what its store still holds.

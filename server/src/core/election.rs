@@ -16,6 +16,7 @@ use quorate_protocol::ids::{Epoch, NodeId};
 use quorate_protocol::rpc::appoint::{AppointRefused, Appointment};
 use quorate_protocol::seeded::Seeded;
 use quorate_protocol::time::{Millis, Moment};
+use quorate_protocol::version::Version;
 use quorate_protocol::view::{Members, View};
 
 use super::effect::Effect;
@@ -41,6 +42,8 @@ pub(super) struct Election {
     asked_at: Moment,
     /// What is known of each node asked in this round.
     pub(super) answers: BTreeMap<NodeId, Option<Standing>>,
+    /// Where the log of each that answered ends.
+    positions: BTreeMap<NodeId, Version>,
     phase: Phase,
 }
 
@@ -79,6 +82,7 @@ impl Election {
             round: Round::default(),
             asked_at: since,
             answers: BTreeMap::new(),
+            positions: BTreeMap::new(),
             phase: Phase::Resting { until: since },
         }
     }
@@ -107,12 +111,14 @@ impl Election {
         self.answers.iter().filter_map(fit).collect()
     }
 
-    /// The one with most votes among those that may coordinate; ties by chance. Who is a last
-    /// resort comes after everybody else, however many voted for it.
+    /// The one with most votes among those that may coordinate; where there are none, one that has
+    /// no more than others to catch up with; ties by chance. Who is a last resort comes after
+    /// everybody else, however many voted for it.
     fn choose(&self, chance: &mut Seeded) -> Option<NodeId> {
         let rank = |node: NodeId| {
             let votes = self.votes.values().filter(|vote| **vote == node).count();
-            (!self.last_resort.contains(&node), votes)
+            let held = self.positions.get(&node).copied().filter(|_| self.votes.is_empty());
+            (!self.last_resort.contains(&node), votes, held)
         };
         let candidates = self.candidates();
         let best = candidates.iter().map(|node| rank(*node)).max()?;
@@ -152,17 +158,25 @@ impl Core {
         election.round = self.send_survey(&nodes);
         election.asked_at = self.now;
         election.answers = nodes.into_iter().map(|node| (node, None)).collect();
+        election.positions.clear();
         let until = self.now + self.state.settings.suspect_after_ms;
         election.phase = Phase::Surveying { until };
         self.election = Some(election);
     }
 
     /// An answer to a survey came, perhaps to this election's.
-    pub(super) fn survey_answered(&mut self, round: Round, node: NodeId, standing: Standing) {
+    pub(super) fn survey_answered(
+        &mut self,
+        round: Round,
+        node: NodeId,
+        standing: Standing,
+        position: Version,
+    ) {
         let Some(election) = &mut self.election else { return };
         let surveying = matches!(election.phase, Phase::Surveying { .. });
         if surveying && election.round == round && election.answers.contains_key(&node) {
             election.answers.insert(node, Some(standing));
+            election.positions.insert(node, position);
             self.conclude(false);
         }
     }
@@ -294,12 +308,17 @@ impl Core {
         self.appoint();
     }
 
-    /// Where there is no view at all: the lowest node that answers starts one alone.
+    /// Where there is no view at all: of the nodes that answer, the one that holds most starts one
+    /// alone, the lowest of several.
     fn appoint_first(&mut self) {
         let Some(election) = &mut self.election else { return };
-        let Some(first) = election.candidates().first().copied() else {
-            return self.rest(START_AGAIN);
-        };
+        let directory = &self.state.directory;
+        let candidates = election.candidates().into_iter();
+        let held = |node: &NodeId| election.positions.get(node).copied().unwrap_or_default();
+        let first = candidates
+            .filter(|node| directory.contains_key(node))
+            .max_by_key(|node| (held(node), std::cmp::Reverse(*node)));
+        let Some(first) = first else { return self.rest(START_AGAIN) };
         election.phase = Phase::Appointing;
         self.propose([first].into_iter().collect(), first, Kind::First);
         self.appoint();
@@ -363,6 +382,8 @@ impl Core {
         {
             return;
         }
+        // One that refused, or was never reached, has certainly begun nothing.
+        let perhaps_begun = matches!(why, NotAppointed::Unreachable(Silence::Timeout));
         let standing = match why {
             NotAppointed::Unreachable(silence) => Some(Standing::Silent(silence)),
             NotAppointed::Refused(AppointRefused::Marked) => {
@@ -375,14 +396,14 @@ impl Core {
             NotAppointed::Refused(_) => None,
         };
         let Some(election) = self.election.as_mut().filter(|it| it.is_appointing()) else {
-            return self.fail_proposal();
+            return self.fail_proposal(perhaps_begun);
         };
         election.passed.insert(node);
         if standing.is_some() {
             election.answers.insert(node, standing);
         }
         if election.cause == Cause::Start {
-            self.withdraw();
+            self.withdraw(perhaps_begun);
             return self.appoint_first();
         }
         // The next one, as long as those left still make a takeover quorum.

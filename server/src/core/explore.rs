@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_protocol::ids::{ClusterId, Epoch, History, NodeId, StoreId};
+use quorate_protocol::ids::{ClusterId, Epoch, History, NodeId, ProcessId, StoreId};
 use quorate_protocol::rpc::appoint::{AppointRefused, Survey};
 use quorate_protocol::rpc::registry::{
     Claim, Identity, Live, Proposal, Registering, Report, Resignation,
@@ -274,7 +274,8 @@ impl World {
             restarted: self.chance.below(2) == 0,
         });
         let (address, durable) = (format!("host:{}", store.0 + 1), !store.0.is_multiple_of(3));
-        self.call(Request::Register(Registering { address, store, durable, identity }));
+        let process = ProcessId(self.chance.below(40).into());
+        self.call(Request::Register(Registering { address, store, process, durable, identity }));
     }
 
     fn propose(&mut self) {

@@ -137,7 +137,7 @@ impl Core {
             self.change().ended = Some(if leaving { Ended::Leaving } else { Ended::Resigned });
         }
         if is_proposed {
-            self.withdraw();
+            self.withdraw(true);
         }
         if self.state.active.is_none() {
             self.start_over(Some(node));
@@ -153,9 +153,17 @@ impl Core {
     }
 
     /// Takes the proposed view back: from now on it cannot be activated.
-    pub(super) fn withdraw(&mut self) {
-        self.change().proposed = None;
+    ///
+    /// The node of a first view may have begun it all the same (`perhaps_begun`), from what it
+    /// holds. Another that begins from what *it* holds begins another history, or the two would
+    /// take each other's entries for their own (design §2, everyone gone).
+    pub(super) fn withdraw(&mut self, perhaps_begun: bool) {
         self.activation = None;
+        let state = self.change();
+        state.proposed = None;
+        if state.active.is_none() && perhaps_begun {
+            state.history = state.history.next();
+        }
     }
 
     /// Fails a proposal whose time is over. While an election looks for its replacement it is
@@ -163,20 +171,20 @@ impl Core {
     pub(super) fn watch_activation(&mut self) {
         let over = self.activation.as_ref().is_some_and(|it| self.now >= it.deadline);
         if over && self.election.as_ref().is_none_or(Election::is_appointing) {
-            self.fail_proposal();
+            self.fail_proposal(true);
         }
     }
 
     /// The proposed view was not activated in time, or nobody could be told of it. The server
     /// replaces it by itself, and asks the members anew each time (design §2, †).
-    pub(super) fn fail_proposal(&mut self) {
+    pub(super) fn fail_proposal(&mut self, perhaps_begun: bool) {
         let Some(proposed) = &self.state.proposed else { return };
         let coordinator = proposed.view.coordinator;
         let kind = proposed.kind.clone();
         self.failures = self.failures.saturating_add(1);
         if self.state.active.is_none() {
             // With no active view at all, it is erased.
-            self.withdraw();
+            self.withdraw(perhaps_begun);
             return self.start_over(Some(coordinator));
         }
         let mut election = Election::new(Cause::TimedOut, self.now);

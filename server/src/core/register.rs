@@ -25,6 +25,11 @@ impl Core {
                 None => return self.admit(registering),
             },
         };
+        if self.state.processes.get(&node) == Some(&registering.process) {
+            // The reply was lost, or the call came twice, perhaps long after the first. What it
+            // says of its log may be older than what is known of it here: it proves nothing.
+            return Ok(self.registered(node));
+        }
         self.update(node, &registering);
         let lost = self.lost_data(node, registering.identity.as_ref());
         if lost {
@@ -87,6 +92,7 @@ impl Core {
             marked: false,
         };
         state.directory.insert(node, registration);
+        state.processes.insert(node, registering.process);
         self.hearing.hear(node, self.now);
         self.came_back(node, false);
         Ok(self.registered(node))
@@ -123,7 +129,9 @@ impl Core {
             drop.push(*oldest);
         }
         for node in drop {
-            self.change().directory.remove(&node);
+            let state = self.change();
+            state.directory.remove(&node);
+            state.processes.remove(&node);
             self.hearing.forget(node);
         }
         Ok(())
@@ -137,6 +145,7 @@ impl Core {
             known.address.clone_from(&registering.address);
             known.durable = registering.durable;
         }
+        self.change().processes.insert(node, registering.process);
     }
 
     /// Whether a returning node lost data it had promised (design §2, †): it says so itself, or
@@ -163,7 +172,7 @@ impl Core {
         let active = self.state.active.as_ref();
         let was_active = active.is_some_and(|view| view.coordinator == node) && anew;
         if was_proposed {
-            self.withdraw();
+            self.withdraw(true);
         }
         if was_active {
             self.change().ended = Some(Ended::Restarted);

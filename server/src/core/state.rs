@@ -1,6 +1,8 @@
 //! What the server must never forget.
 
-use quorate_protocol::ids::{ClusterId, Epoch, History, NodeId};
+use std::collections::BTreeMap;
+
+use quorate_protocol::ids::{ClusterId, Epoch, History, NodeId, ProcessId};
 use quorate_protocol::settings::Settings;
 use quorate_protocol::version::{Promise, Version};
 use quorate_protocol::view::{Directory, Members, View};
@@ -27,6 +29,8 @@ pub struct State {
     pub newest: Promise,
     /// The registered nodes.
     pub directory: Directory,
+    /// The process that each of them registered last.
+    pub processes: BTreeMap<NodeId, ProcessId>,
     /// The view in force.
     pub active: Option<View>,
     /// Why the active view's coordinator may not go on, if so.
@@ -88,6 +92,7 @@ impl State {
             next_node: NodeId(1),
             newest: Promise::default(),
             directory: Directory::new(),
+            processes: BTreeMap::new(),
             active: None,
             ended: None,
             proposed: None,

@@ -48,8 +48,9 @@ impl Core {
         if !self.state.directory.contains_key(&node) {
             return;
         }
+        let position = result.as_ref().map(|survey| survey.position).unwrap_or_default();
         let Some(standing) = self.weigh(node, result) else { return };
-        self.survey_answered(round, node, standing);
+        self.survey_answered(round, node, standing, position);
     }
 
     /// What an answer says of the node; `None` if it stops the server.

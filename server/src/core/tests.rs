@@ -7,7 +7,7 @@
 //! ```text
 //! cluster N [memory=]           N nodes, registered and active as e2 (as e1 for one)
 //! register STORE [address=A] [memory=] [as=n1 position=1.2 promised=e1/n1 history=h0 cluster=7
-//!                             marked= restarted=]
+//!                             marked= restarted=] [process=9]
 //! report EPOCH REPORTER VOTE    resign EPOCH NODE [leaving=]
 //! propose EPOCH NODE MEMBER… [evicted=n3]
 //! progress EPOCH NODE           activate EPOCH NODE
@@ -27,7 +27,7 @@ use std::fmt::Write as _;
 
 use goldenscript::{Command, Context};
 use quorate_golden::{Args, Outcome, parse, promise, run_all};
-use quorate_protocol::ids::{ClusterId, Epoch, History, NodeId, StoreId};
+use quorate_protocol::ids::{ClusterId, Epoch, History, NodeId, ProcessId, StoreId};
 use quorate_protocol::rpc::appoint::{AppointRefused, Survey};
 use quorate_protocol::rpc::registry::{
     Claim, Identity, Live, Proposal, Registering, Report, Resignation, SettingChange,
@@ -51,6 +51,8 @@ struct Runner {
     core: Core,
     now: Moment,
     calls: u64,
+    /// The last process that was started.
+    process: u128,
     /// The newest survey.
     round: Round,
     hold: bool,
@@ -65,6 +67,7 @@ impl Runner {
             core: Core::new(state.clone(), Seeded::new(1), Moment(0)),
             now: Moment(0),
             calls: 0,
+            process: 0,
             round: Round(0),
             hold: false,
             issued: Vec::new(),
@@ -95,6 +98,11 @@ impl Runner {
             self.durable = state;
         }
         self.step(Event::Persisted { ticket })
+    }
+
+    fn next_process(&mut self) -> ProcessId {
+        self.process += 1;
+        ProcessId(self.process)
     }
 
     fn call(&mut self, request: Request) -> String {
@@ -143,10 +151,12 @@ impl Runner {
         let nodes: Members = (1..=size).map(NodeId).collect();
         for node in nodes.iter() {
             let store = char::from(b'a' + u8::try_from(node.0 - 1)?);
+            let process = self.next_process();
             self.call(Request::Register(Registering {
                 address: format!("{store}:1"),
                 store: StoreId(u128::from(u32::from(store))),
                 durable: !memory,
+                process,
                 identity: None,
             }));
         }
@@ -248,9 +258,14 @@ impl Runner {
         text
     }
 
-    fn request(name: &str, args: &mut Args<'_>) -> Outcome<Option<Request>> {
+    fn request(&mut self, name: &str, args: &mut Args<'_>) -> Outcome<Option<Request>> {
         Ok(Some(match name {
-            "register" => Request::Register(registering(args)?),
+            "register" => {
+                // By default each registration comes from a process of its own.
+                let process = args.key("process")?.map(ProcessId);
+                let process = process.unwrap_or_else(|| self.next_process());
+                Request::Register(registering(args, process)?)
+            }
             "nodes" => Request::Nodes,
             "coordinator" => Request::Coordinator,
             "report" => Request::ReportCoordinator(Report {
@@ -323,7 +338,7 @@ impl goldenscript::Runner for Runner {
 
     fn run(&mut self, command: &Command, _: &Context) -> Outcome<String> {
         let mut args = Args::of(command);
-        let output = match Self::request(&command.name, &mut args)? {
+        let output = match self.request(&command.name, &mut args)? {
             Some(request) => self.call(request),
             None => self.event(&command.name, &mut args)?,
         };
@@ -355,7 +370,7 @@ fn not_appointed(args: &mut Args<'_>) -> Outcome<NotAppointed> {
     })
 }
 
-fn registering(args: &mut Args<'_>) -> Outcome<Registering> {
+fn registering(args: &mut Args<'_>, process: ProcessId) -> Outcome<Registering> {
     let store: String = args.take()?;
     let identity = match args.key("as")? {
         None => None,
@@ -373,6 +388,7 @@ fn registering(args: &mut Args<'_>) -> Outcome<Registering> {
         address: args.key("address")?.unwrap_or_else(|| format!("{store}:1")),
         store: store_id(&store)?,
         durable: !args.flag("memory"),
+        process,
         identity,
     })
 }

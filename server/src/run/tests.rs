@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use quorate_protocol::ids::{Epoch, NodeId, StoreId};
+use quorate_protocol::ids::{Epoch, NodeId, ProcessId, StoreId};
 use quorate_protocol::rpc::appoint::{AppointeeRequest, AppointeeResponse, Appointment, Survey};
 use quorate_protocol::rpc::registry::{
     Claim, Identity, Proposal, Registered, Registering, RegistryError, Report, SettingChange,
@@ -63,6 +63,7 @@ impl Running {
         let registering = Registering {
             address: address.to_owned(),
             store: StoreId(store),
+            process: ProcessId(next_process()),
             durable: true,
             identity,
         };
@@ -248,4 +249,10 @@ async fn a_port_that_is_taken_founds_nothing() {
     let error = Server::open(&config).await.unwrap_err();
     assert!(matches!(error, Error::Listen(BindError::InUse { .. })), "{error}");
     assert!(!dir.path().join("server.state").exists());
+}
+
+/// Each registration comes from a process of its own.
+fn next_process() -> u128 {
+    static LAST: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    LAST.fetch_add(1, std::sync::atomic::Ordering::Relaxed).into()
 }

@@ -28,6 +28,9 @@ impl Replica {
         if !self.holds(append.prev) || self.copying {
             return effects.push(gap);
         }
+        if let Some(why) = self.contradicts(&frames) {
+            return effects.push(Effect::Stop { why });
+        }
         let Some((prev, fresh)) = self.lacking(frames) else { return effects.push(gap) };
         self.take(&append, prev, fresh, effects);
         self.horizon = append.horizon;
@@ -67,6 +70,19 @@ impl Replica {
             Some(ours) => ours == version,
             None => version.index <= self.applied.index,
         }
+    }
+
+    /// An entry that differs from one which is applied here: two histories under one name.
+    fn contradicts(&self, frames: &[Frame]) -> Option<String> {
+        let theirs = frames.iter().map(|frame| frame.entry.version);
+        let (ours, theirs) = theirs
+            .take_while(|version| version.index <= self.applied.index)
+            .filter_map(|theirs| Some((self.shape.version_at(theirs.index)?, theirs)))
+            .find(|(ours, theirs)| ours != theirs)?;
+        Some(format!(
+            "the coordinator sends {theirs}, where {ours} is applied here: this data is not of \
+             the cluster's history; move the data directory away, and the node joins anew"
+        ))
     }
 
     /// The entries of an append that the log lacks, and what they follow in it; `None` where they
@@ -168,8 +184,9 @@ impl Replica {
     }
 
     pub(in crate::core) fn log_dropped(&mut self, base: Version) {
-        assert!(base <= self.durable_applied, "the log keeps what the state may lose (INV-7)");
+        // What was dropped before a copy of another history took the log's place says nothing.
         if self.shape.holds(base) {
+            assert!(base <= self.durable_applied, "the log keeps what the state may lose (INV-7)");
             self.shape.drop_through(base.index);
         }
     }
