@@ -10,6 +10,7 @@
 //! * [`record`], [`entry`]: what is kept, and the one encoding it is kept and sent in.
 //! * [`settings`]: what an operator may change.
 //! * [`time`], [`seeded`]: time and chance as numbers handed in, for the pure cores.
+//! * [`mutant`]: deliberate bugs, for the simulator alone.
 //! * [`rpc`]: the messages, by service.
 //! * [`transport`]: hello, frames, codec, deadlines.
 //!
@@ -25,5 +26,6 @@ pub mod entry;
 pub mod settings;
 pub mod time;
 pub mod seeded;
+pub mod mutant;
 pub mod rpc;
 pub mod transport;
