@@ -14,7 +14,8 @@ use quorate_protocol::record::{Key, Record};
 use quorate_protocol::rpc::bulk::TokenRow;
 use quorate_protocol::version::Version;
 
-use super::layered::{Done, Notice, Shared};
+use super::jobs::Job;
+use super::layered::{Notice, Shared};
 use super::overlay::{Copying, Overlay};
 use super::{Group, Snapshot, State, StateError, Swept};
 
@@ -60,32 +61,6 @@ impl Drop for Feeder {
         if let Some(thread) = self.thread.take() {
             // A panic in it was printed; there is nobody to hand it to.
             let _ = thread.join();
-        }
-    }
-}
-
-/// What somebody asked for. Told in [`LayeredState`](super::LayeredState).
-pub(super) enum Job {
-    Sync(Done<Version>),
-    Snapshot(Done<Box<dyn Snapshot>>),
-    BeginCopy { whole: Option<History>, done: Done<()> },
-    Merge { records: Vec<(Key, Record)>, tokens: Vec<TokenRow>, done: Done<()> },
-    FinishCopy { snapshot: Version, done: Done<()> },
-    AbandonCopy,
-    Sweep { horizon: Version, done: Done<usize> },
-}
-
-impl Job {
-    /// Answers with an error.
-    pub(super) fn refuse(self, error: StateError) {
-        match self {
-            Self::Sync(done) => done(Err(error)),
-            Self::Snapshot(done) => done(Err(error)),
-            Self::BeginCopy { done, .. }
-            | Self::Merge { done, .. }
-            | Self::FinishCopy { done, .. } => done(Err(error)),
-            Self::Sweep { done, .. } => done(Err(error)),
-            Self::AbandonCopy => {}
         }
     }
 }

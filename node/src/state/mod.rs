@@ -13,6 +13,7 @@
 //!
 //! * [`LayeredState`] is what a node uses. It keeps what was applied lately in memory
 //!   (`overlay.rs`), with the whole dedup table (`dedup.rs`): applying never waits for a disk.
+//!   Reading through all of it is in `read.rs`, what is asked of the feeder in `jobs.rs`.
 //! * Its feeder (`feeder.rs`) writes that to the engine in large sorted [`Group`]s in which
 //!   overwrites have already cancelled out, and does everything else that writes to an engine:
 //!   syncs, merging a copy, dropping tombstones. So an engine has one writer.
@@ -49,10 +50,12 @@ mod dedup;
 mod disk;
 mod error;
 mod feeder;
+mod jobs;
 mod layered;
 mod memory;
 mod overlay;
 mod page;
+mod read;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,8 +68,9 @@ use quorate_protocol::version::Version;
 pub use self::disk::{Contents, DiskState, Finding, Identity, Look, look, set_aside, verify};
 pub use self::error::{OpenError, StateError};
 pub use self::feeder::Feeder;
-pub use self::layered::{Figures, LayeredState, Limits, Notice, Peek, Scanned};
+pub use self::layered::{Figures, LayeredState, Limits, Notice};
 pub use self::memory::MemoryState;
+pub use self::read::{Peek, Scanned};
 
 /// The longest key a state takes: fjall's bound, less the byte that tells rows apart.
 /// The setting `key_bytes_max` must not be above it.

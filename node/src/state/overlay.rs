@@ -14,7 +14,7 @@ use quorate_protocol::rpc::bulk::TokenRow;
 use quorate_protocol::version::Version;
 
 use super::dedup::DedupTable;
-use super::feeder::Job;
+use super::jobs::Job;
 use super::layered::Limits;
 use super::{Change, Group, State, StateError, record_bytes};
 

@@ -1,0 +1,161 @@
+//! Reading through the layers: what was applied last, then the group being fed, then the engine.
+//!
+//! The first two are memory; the third may wait for a disk: [`LayeredState::peek`] tells
+//! beforehand.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use quorate_protocol::record::{Digest, Key, Record, Value};
+use quorate_protocol::version::Version;
+
+use super::layered::LayeredState;
+use super::{Change, DAMAGED, Scrubbed, StateError};
+
+/// What memory alone says of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peek {
+    /// What the key holds.
+    Held(Option<Record>),
+    /// Only the engine knows.
+    Miss,
+}
+
+/// Part of a scan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scanned {
+    /// Records in key order, tombstones included.
+    pub records: Vec<(Key, Record)>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<Key>,
+}
+
+impl LayeredState {
+    /// What a key holds; a tombstone is a record. May wait for the disk.
+    ///
+    /// # Errors
+    /// When the record or the engine is damaged, or the disk fails.
+    pub fn get(&self, key: &Key) -> Result<Option<Record>, StateError> {
+        let inner = self.lock();
+        let (found, replaying) = (inner.find(key).cloned(), inner.replaying());
+        let engine = Arc::clone(&inner.engine);
+        drop(inner);
+        match found {
+            Some(Change::Apply(record)) if replaying => {
+                let held = engine.get(key)?.filter(|held| held.version > record.version);
+                Ok(Some(held.unwrap_or(record)))
+            }
+            Some(change) => Ok(change.record().cloned()),
+            None => engine.get(key),
+        }
+    }
+
+    /// What each of `keys` holds, in the order asked. May wait for the disk.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), for the first key that fails.
+    pub fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StateError> {
+        keys.iter().map(|key| self.get(key)).collect()
+    }
+
+    /// What memory alone says of a key. Never waits for a disk.
+    #[must_use]
+    pub fn peek(&self, key: &Key) -> Peek {
+        let inner = self.lock();
+        match inner.find(key) {
+            Some(change) if !inner.replaying() => Peek::Held(change.record().cloned()),
+            _ => Peek::Miss,
+        }
+    }
+
+    /// About `records_max` records behind `after`. Pages are not of one snapshot. May wait for
+    /// the disk.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn scan(&self, after: Option<&Key>, records_max: usize) -> Result<Scanned, StateError> {
+        let inner = self.lock();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = (from, Bound::Unbounded);
+        let mut layered: BTreeMap<Key, Change> = BTreeMap::new();
+        let fed = inner.feeding.iter().flat_map(|group| group.changes.range::<Key, _>(range));
+        let recent =
+            fed.take(records_max).chain(inner.open.range::<Key, _>(range).take(records_max));
+        for (key, change) in recent {
+            layered.insert(key.clone(), change.clone());
+        }
+        let (engine, replaying) = (Arc::clone(&inner.engine), inner.replaying());
+        drop(inner);
+        for (key, held) in engine.scan(after, records_max)? {
+            let above = layered.get(&key);
+            let newer = match above {
+                Some(Change::Apply(record)) => replaying && held.version > record.version,
+                Some(Change::Repair(_)) => false,
+                None => true,
+            };
+            if newer {
+                layered.insert(key, Change::Apply(held));
+            }
+        }
+        let next = layered.keys().nth(records_max.saturating_sub(1)).cloned();
+        let records = layered.into_iter().take(records_max);
+        let records = records
+            .filter_map(|(key, change)| change.record().cloned().map(|record| (key, record)));
+        Ok(Scanned { records: records.collect(), next })
+    }
+
+    /// What this node says of a key in a read round. A damaged record is [`DAMAGED`].
+    /// May wait for the disk.
+    ///
+    /// # Errors
+    /// When the engine itself is damaged, or the disk fails.
+    pub fn digest(&self, key: &Key, committed: Version) -> Result<Digest, StateError> {
+        match self.get(key) {
+            Ok(record) => Ok(Digest::of(key, record.as_ref(), committed)),
+            Err(StateError::Record { .. }) => Ok(DAMAGED),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Replaces what a key holds by what the majority holds, unless it changed since its digest
+    /// was `expected` (design §5). Says whether it did. May wait for the disk.
+    ///
+    /// # Errors
+    /// As [`digest`](Self::digest).
+    pub fn repair(
+        &self,
+        key: &Key,
+        expected: Digest,
+        record: Option<Record>,
+        committed: Version,
+    ) -> Result<bool, StateError> {
+        let before = self.applied();
+        if self.digest(key, committed)? != expected {
+            return Ok(false);
+        }
+        let mut inner = self.lock();
+        if inner.applied != before {
+            return Ok(false);
+        }
+        let record = record
+            .map(|record| Record { value: record.value.as_ref().map(Value::detached), ..record });
+        inner.put(key.detached(), Change::Repair(record));
+        drop(inner);
+        self.shared.wake.notify_one();
+        Ok(true)
+    }
+
+    /// Verifies about `bytes_max` bytes of the engine's records behind `after`, on this thread.
+    ///
+    /// # Errors
+    /// When the engine itself is damaged, so that no key can be named.
+    pub fn scrub_some(
+        &self,
+        after: Option<&Key>,
+        bytes_max: usize,
+    ) -> Result<Scrubbed, StateError> {
+        let engine = Arc::clone(&self.lock().engine);
+        engine.scrub(after, bytes_max)
+    }
+}
