@@ -4,73 +4,19 @@
 
 mod state_support;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use proptest::prelude::*;
-use quorate_node::state::{LayeredState, MemoryState, Snapshot, State, StateError};
+use quorate_node::state::{LayeredState, MemoryState};
 use quorate_protocol::ids::History;
 use quorate_protocol::record::{Digest, Record, Value};
 use quorate_protocol::rpc::bulk::Cursor;
 use quorate_protocol::version::Version;
 
-use state_support::{Model, key, layered, open};
-
-/// Asks for something and does the feeder's work until it is answered.
-fn ask<T: Send + 'static>(
-    state: &LayeredState,
-    ask: impl FnOnce(Box<dyn FnOnce(Result<T, StateError>) + Send>),
-) -> Result<T, StateError> {
-    let answer = Arc::new(Mutex::new(None));
-    let mine = Arc::clone(&answer);
-    ask(Box::new(move |result| *mine.lock().unwrap() = Some(result)));
-    while state.step() {}
-    answer.lock().unwrap().take().expect("answered by the step")
-}
-
-fn snapshot(state: &LayeredState) -> Box<dyn Snapshot> {
-    ask(state, |done| state.snapshot(done)).unwrap()
-}
-
-fn begin(state: &LayeredState, whole: Option<History>) {
-    ask(state, |done| state.begin_copy(whole, done)).unwrap();
-}
-
-fn finish(state: &LayeredState, at: Version) {
-    ask(state, |done| state.finish_copy(at, done)).unwrap();
-}
+use state_support::{Model, ask, begin, copy, engine, finish, key, layered, open, snapshot};
 
 fn sweep(state: &LayeredState, horizon: Version) -> usize {
     ask(state, |done| state.sweep(horizon, done)).unwrap()
-}
-
-/// Copies pages; `between` runs behind each and says whether to go on.
-fn copy(
-    from: &dyn Snapshot,
-    into: &LayeredState,
-    since: Version,
-    bytes_max: usize,
-    mut between: impl FnMut() -> bool,
-) -> bool {
-    let mut cursor = Some(Cursor::Start);
-    while let Some(at) = cursor {
-        let page = from.page(since, &at, bytes_max).unwrap();
-        ask(into, |done| into.merge(page.records, page.tokens, done)).unwrap();
-        cursor = page.next;
-        if !between() {
-            return false;
-        }
-    }
-    true
-}
-
-/// A memory or a disk engine; the directory goes with it.
-fn engine(disk: bool) -> (Option<tempfile::TempDir>, Arc<dyn State>) {
-    if !disk {
-        return (None, Arc::new(MemoryState::new(History(0))));
-    }
-    let root = tempfile::tempdir().unwrap();
-    let engine = Arc::new(open(root.path()).unwrap());
-    (Some(root), engine)
 }
 
 fn writes(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<(u32, Option<usize>)>> {
@@ -184,7 +130,7 @@ fn a_copy_that_is_cut_off_by_a_crash_never_puts_an_older_entry_over_a_newer_reco
     into.pump();
     begin(&into, None);
     let page = snapshot(&source).page(into.durable_applied(), &Cursor::Start, 1).unwrap();
-    ask(&into, |done| into.merge(page.records.clone(), page.tokens, done)).unwrap();
+    ask(&into, |done| into.merge(page.clone(), done)).unwrap();
     into.sync(|_| {});
     while into.step() {}
     drop(into);

@@ -184,7 +184,7 @@ impl Settings {
                 value: row.read(&changed),
                 fix: format!(
                     "it may only be lowered (now {}): nodes have forgotten what is older, and a \
-                     retry of it would be done twice",
+                     retry of it would be told 'expired'",
                     self.dedup_window
                 ),
             });

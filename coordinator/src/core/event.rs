@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_protocol::entry::{Answer, Frame, TokenId};
-use quorate_protocol::ids::{Epoch, NodeId};
+use quorate_protocol::ids::{Epoch, Index, NodeId};
 use quorate_protocol::record::{Key, Record};
 use quorate_protocol::rpc::Declined;
 use quorate_protocol::rpc::appoint::Appointment;
@@ -164,6 +164,10 @@ pub trait Records {
     fn get(&self, key: &Key) -> Result<Option<Record>, Unreadable>;
     /// What a request was told, if the dedup table has it.
     fn token(&self, id: TokenId) -> Option<(Version, Answer)>;
+    /// The dedup table may lack requests among the entries at or below this; it has every one
+    /// behind it, up to `applied`. At least what the window leaves out, and more where the state
+    /// was copied from a node that knew less. Zero where nothing was ever forgotten.
+    fn forgotten(&self) -> Index;
     /// Up to where the state is complete.
     fn applied(&self) -> Version;
     /// The newest promise of our own replica, durable or on its way to be. Once it is another

@@ -187,7 +187,10 @@ impl Orderer {
         if let Some((version, answer)) = records.token(token.id()) {
             return Some(Some(ChangeReply::Applied { version, answer }));
         }
-        let forgotten = token.born.0.saturating_add(settings.dedup_window) < last.0;
+        // It may have become any entry behind the one it was born at. The window is what every
+        // node knows; our own table may know less (design §4 †).
+        let window = Index(last.0.saturating_sub(settings.dedup_window));
+        let forgotten = token.born < window.max(records.forgotten());
         forgotten.then_some(Some(ChangeReply::Expired))
     }
 

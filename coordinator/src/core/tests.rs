@@ -28,6 +28,7 @@
 //! wait MS                         ticks every 10 ms
 //! own-log-lost VERSION            our own replica never took what was sent behind this
 //! full, room                      whether the log and the state may take another batch
+//! forgotten INDEX                 our own dedup table knows no request up to this entry
 //! state                           where it stands
 //! ```
 
@@ -339,6 +340,10 @@ impl Runner {
             "applied" => {
                 let through = args.word().map(parse).transpose()?;
                 self.applied(through)
+            }
+            "forgotten" => {
+                self.world.forgotten = Index(next(args)?);
+                String::new()
             }
             "promised" => {
                 self.world.promised = promise(args.word().ok_or("whom?")?)?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use quorate_protocol::ids::{History, NodeId};
 use quorate_protocol::rpc::Declined;
 use quorate_protocol::rpc::bulk::{
-    BulkRequest, BulkResponse, CopyError, CopyOpened, Cursor, OpenCopy, Page, PageRequest,
+    BulkRequest, BulkResponse, CopyError, CopyOpened, Cursor, OpenCopy, PageRequest,
 };
 use quorate_protocol::time::{Millis, Moment};
 use quorate_protocol::transport::{KnownCluster, Link, Responder, Service};
@@ -209,14 +209,14 @@ async fn fetch_all(state: &LayeredState, order: &Order) -> Result<Version, Strin
     let mut after = Cursor::Start;
     loop {
         let page = PageRequest { session: opened.session, after, bytes_max: PAGE_BYTES };
-        let Page { records, tokens, next } =
-            match link.call(BulkRequest::Page { page }, TIMEOUT).await {
-                Ok(BulkResponse::Page(page)) => page.map_err(|error| error.to_string())?,
-                Ok(_) => return Err(link.wrong_answer().to_string()),
-                Err(error) => return Err(error.to_string()),
-            };
+        let mut page = match link.call(BulkRequest::Page { page }, TIMEOUT).await {
+            Ok(BulkResponse::Page(page)) => page.map_err(|error| error.to_string())?,
+            Ok(_) => return Err(link.wrong_answer().to_string()),
+            Err(error) => return Err(error.to_string()),
+        };
         let begun = Instant::now();
-        settle(|done| state.merge(records, tokens, done)).await?;
+        let next = page.next.take();
+        settle(|done| state.merge(page, done)).await?;
         match next {
             Some(next) => after = next,
             None => break,

@@ -8,7 +8,7 @@ use quorate_coordinator::core::event::{
     Batch, Event as Coordination, Records, Sequence, Unanswered, Unreadable,
 };
 use quorate_protocol::entry::{Answer, TokenId, decode_batch};
-use quorate_protocol::ids::{Epoch, NodeId};
+use quorate_protocol::ids::{Epoch, Index, NodeId};
 use quorate_protocol::record::{Key, Record};
 use quorate_protocol::rpc::Declined;
 use quorate_protocol::rpc::appoint::AppointeeResponse;
@@ -64,6 +64,10 @@ impl Records for Here<'_> {
 
     fn token(&self, id: TokenId) -> Option<(Version, Answer)> {
         self.state.token(&id)
+    }
+
+    fn forgotten(&self) -> Index {
+        self.state.forgotten()
     }
 
     fn applied(&self) -> Version {

@@ -9,15 +9,14 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use quorate_protocol::ids::History;
-use quorate_protocol::record::{Key, Record};
-use quorate_protocol::rpc::bulk::TokenRow;
+use quorate_protocol::ids::{History, Index};
+use quorate_protocol::rpc::bulk::Page;
 use quorate_protocol::version::Version;
 
 use super::jobs::Job;
 use super::layered::{Notice, Shared};
 use super::overlay::{Copying, Overlay};
-use super::{Group, Snapshot, State, StateError, Swept};
+use super::{Group, Snapshot, StateError, Swept};
 
 /// How many records one step of dropping tombstones looks at.
 const SWEEP_RECORDS: usize = 4_096;
@@ -130,7 +129,7 @@ impl Shared {
             Job::Sync(done) => done(self.feed().and_then(|()| self.sync())),
             Job::Snapshot(done) => done(self.snapshot()),
             Job::BeginCopy { whole, done } => done(self.begin_copy(whole)),
-            Job::Merge { records, tokens, done } => done(self.merge(&records, &tokens)),
+            Job::Merge { page, done } => done(self.merge(&page)),
             Job::FinishCopy { snapshot, done } => done(self.finish_copy(snapshot)),
             Job::AbandonCopy => self.lock().copying = None,
             Job::Sweep { horizon, done } => done(self.sweep(horizon)),
@@ -147,7 +146,7 @@ impl Shared {
             changes: std::mem::take(&mut inner.open),
             tokens: std::mem::take(&mut inner.open_tokens),
             applied: inner.applied,
-            tokens_floor: inner.tokens_floor(),
+            tokens_floor: inner.forgotten,
         });
         let bytes = std::mem::take(&mut inner.open_bytes);
         inner.feeding_bytes = bytes;
@@ -205,27 +204,33 @@ impl Shared {
         // The one before, if any, must be closed before its place is taken.
         self.lock().copying = None;
         let copying = match whole {
-            Some(history) => Copying { into: self.noted(engine.fresh(history))?, whole: true },
-            None => Copying { into: engine, whole: false },
+            Some(history) => {
+                let into = self.noted(engine.fresh(history))?;
+                Copying { into, whole: true, forgotten: Index(0) }
+            }
+            None => Copying { into: engine, whole: false, forgotten: Index(0) },
         };
         self.lock().copying = Some(copying);
         Ok(())
     }
 
-    fn merge(&self, records: &[(Key, Record)], tokens: &[TokenRow]) -> Result<(), StateError> {
-        let (into, whole) = self.copy_in_progress()?;
-        self.noted(into.merge(records, tokens))?;
+    fn merge(&self, page: &Page) -> Result<(), StateError> {
+        let Copying { into, whole, .. } = self.copy_in_progress()?;
+        self.noted(into.merge(&page.records, &page.tokens))?;
+        let mut inner = self.lock();
+        if let Some(copying) = &mut inner.copying {
+            copying.forgotten = copying.forgotten.max(page.forgotten);
+        }
         if !whole {
-            let mut inner = self.lock();
             inner.newest = inner.newest.max(into.marks().newest);
-            inner.dedup.extend(tokens);
+            inner.dedup.extend(&page.tokens);
         }
         Ok(())
     }
 
     fn finish_copy(&self, snapshot: Version) -> Result<(), StateError> {
-        let (into, whole) = self.copy_in_progress()?;
-        self.noted(into.complete(snapshot, whole))?;
+        let Copying { into, whole, forgotten } = self.copy_in_progress()?;
+        self.noted(into.complete(snapshot, whole, forgotten))?;
         let durable = self.noted(into.sync())?;
         if whole {
             self.noted(into.adopt())?;
@@ -242,7 +247,7 @@ impl Shared {
         } else {
             let mut inner = self.lock();
             inner.copying = None;
-            inner.caught_up(snapshot);
+            inner.caught_up(snapshot, forgotten);
             drop(inner);
             self.synced(durable);
         }
@@ -271,10 +276,8 @@ impl Shared {
         Ok(swept.dropped)
     }
 
-    fn copy_in_progress(&self) -> Result<(Arc<dyn State>, bool), StateError> {
-        let inner = self.lock();
-        let copying = inner.copying.as_ref();
-        let copying = copying.map(|copying| (Arc::clone(&copying.into), copying.whole));
+    fn copy_in_progress(&self) -> Result<Copying, StateError> {
+        let copying = self.lock().copying.clone();
         copying.ok_or(StateError::Busy { why: "no copy is under way" })
     }
 

@@ -4,8 +4,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use quorate_protocol::ids::History;
-use quorate_protocol::record::{Key, Record};
-use quorate_protocol::rpc::bulk::TokenRow;
+use quorate_protocol::rpc::bulk::Page;
 use quorate_protocol::version::Version;
 
 use super::layered::LayeredState;
@@ -22,7 +21,7 @@ pub(super) enum Job {
     Sync(Done<Version>),
     Snapshot(Done<Box<dyn Snapshot>>),
     BeginCopy { whole: Option<History>, done: Done<()> },
-    Merge { records: Vec<(Key, Record)>, tokens: Vec<TokenRow>, done: Done<()> },
+    Merge { page: Page, done: Done<()> },
     FinishCopy { snapshot: Version, done: Done<()> },
     AbandonCopy,
     Sweep { horizon: Version, done: Done<usize> },
@@ -85,13 +84,8 @@ impl LayeredState {
     }
 
     /// Takes in a page of the copy.
-    pub fn merge(
-        &self,
-        records: Vec<(Key, Record)>,
-        tokens: Vec<TokenRow>,
-        done: impl FnOnce(Result<(), StateError>) + Send + 'static,
-    ) {
-        self.ask(Job::Merge { records, tokens, done: Box::new(done) });
+    pub fn merge(&self, page: Page, done: impl FnOnce(Result<(), StateError>) + Send + 'static) {
+        self.ask(Job::Merge { page, done: Box::new(done) });
     }
 
     /// The copy is here in full, as of `snapshot`: the oldest one that any of its pages came

@@ -16,14 +16,15 @@
 //!
 //! * `durable <= applied`, and `applied` rises by one entry at a time, except at the end of a copy.
 //! * While a group is fed it can be read, until the engine has it.
-//! * The dedup table covers the last `dedup_window` entries and depends on `applied` alone.
+//! * The dedup table knows every request behind [`forgotten`](LayeredState::forgotten), up to
+//!   `applied`. Where nothing was copied that depends on the window and `applied` alone.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quorate_protocol::entry::{Answer, Entry, TokenId};
-use quorate_protocol::ids::History;
+use quorate_protocol::ids::{History, Index};
 use quorate_protocol::rpc::bulk::TokenRow;
 use quorate_protocol::version::Version;
 
@@ -163,8 +164,7 @@ impl LayeredState {
         }
         inner.dedup.extend(&rows);
         inner.open_tokens.extend(rows);
-        let floor = inner.tokens_floor();
-        inner.dedup.forget(floor);
+        inner.forget();
         let ready = inner.open_bytes >= self.shared.limits.feed_bytes;
         drop(inner);
         if idle || ready {
@@ -178,13 +178,22 @@ impl LayeredState {
         self.lock().is_full(&self.shared.limits)
     }
 
-    /// What became of a request, if it is among the last `dedup_window` entries.
+    /// What became of a request, if it is among the entries behind [`forgotten`](Self::forgotten).
     #[must_use]
     pub fn token(&self, token: &TokenId) -> Option<(Version, Answer)> {
         self.lock().dedup.find(token)
     }
 
-    /// How many entries back a retry is recognised, from the next entry on.
+    /// Requests among the entries at or below this may be unknown, by the window or because the
+    /// state was copied from one that knew no more. Every one behind it, up to
+    /// [`applied`](Self::applied), is known.
+    #[must_use]
+    pub fn forgotten(&self) -> Index {
+        self.lock().forgotten
+    }
+
+    /// How many entries back a retry is recognised, from the next entry on. What was forgotten
+    /// under a narrower window stays so.
     pub fn set_dedup_window(&self, entries: u64) {
         self.lock().dedup_window = entries;
     }

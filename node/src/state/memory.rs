@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use quorate_protocol::ids::History;
+use quorate_protocol::ids::{History, Index};
 use quorate_protocol::record::{Key, Record};
 use quorate_protocol::rpc::bulk::{Cursor, Page, TokenRow};
 use quorate_protocol::version::Version;
@@ -129,6 +129,7 @@ impl State for MemoryState {
             }
             row.remove();
         }
+        held.marks.forgotten = held.marks.forgotten.max(group.tokens_floor);
         held.marks.applied = held.marks.applied.max(group.applied);
         held.marks.newest = held.marks.newest.max(group.applied);
         Ok(())
@@ -145,9 +146,9 @@ impl State for MemoryState {
         Ok(())
     }
 
-    fn complete(&self, snapshot: Version, whole: bool) -> Result<(), StateError> {
+    fn complete(&self, snapshot: Version, whole: bool, forgotten: Index) -> Result<(), StateError> {
         let mut held = self.write();
-        held.marks = completed(held.marks, snapshot, whole);
+        held.marks = completed(held.marks, snapshot, whole, forgotten);
         Ok(())
     }
 
@@ -238,12 +239,15 @@ impl Snapshot for MemorySnapshot {
 
     fn page(&self, since: Version, from: &Cursor, bytes_max: usize) -> Result<Page, StateError> {
         let held = read(&self.held);
+        // As of now: rows may have gone since the snapshot.
+        let forgotten = held.marks.forgotten;
         let after = match from {
             Cursor::Start => None,
             Cursor::Key(key) => Some(key),
             Cursor::Token(above) => {
                 let above = (Bound::Excluded(*above), Bound::Unbounded);
-                return Ok(token_page(held.tokens.range(above).map(|(_, row)| *row), bytes_max));
+                let rows = held.tokens.range(above).map(|(_, row)| *row);
+                return Ok(token_page(rows, forgotten, bytes_max));
             }
         };
         let mut filling = Filling::new(since, bytes_max, PAGE_SCAN_RECORDS_MAX);
@@ -252,6 +256,6 @@ impl Snapshot for MemorySnapshot {
                 break;
             }
         }
-        Ok(filling.page())
+        Ok(filling.page(forgotten))
     }
 }

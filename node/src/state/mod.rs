@@ -1,7 +1,7 @@
 //! The state: what every key holds, produced by applying committed entries in order.
 //!
 //! A key maps to a [`Record`] (version, value or tombstone, expiry). Beside the records stand the
-//! rows of the *dedup table* (which request became which entry and what it was told) and three
+//! rows of the *dedup table* (which request became which entry and what it was told) and four
 //! [`Marks`]. Nothing in the state was ever uncommitted.
 //!
 //! # How it is laid out
@@ -40,6 +40,14 @@
 //! it serves no session or weak read until it has applied past `newest`, so nobody sees the
 //! mixture. A tombstone must not go while a copy that may still need it runs: see
 //! [`State::sweep`].
+//!
+//! # What the dedup rows know
+//!
+//! A request that is not found is new only if it cannot be one that was forgotten. So a state
+//! never knows fewer requests than it says: [`Marks::forgotten`] rises with whatever drops rows,
+//! in the same step, and never falls, not even when the window is wider later. It travels with
+//! every page of a copy, for a source may know less than its receiver assumes: it may have heard
+//! of a narrower window earlier.
 //!
 //! # What this does not do
 //!
@@ -120,10 +128,12 @@ pub trait State: Send + Sync {
 
     /// A copy is here in full: `applied` rises to `snapshot`. When it went into an empty state
     /// (`whole`), tombstones below may be missing, and the state says so to those who copy from it.
+    /// So are requests at or below `forgotten`, which the source knew no more: unless the state
+    /// had them already.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
-    fn complete(&self, snapshot: Version, whole: bool) -> Result<(), StateError>;
+    fn complete(&self, snapshot: Version, whole: bool, forgotten: Index) -> Result<(), StateError>;
 
     /// How far the state is.
     fn marks(&self) -> Marks;
@@ -244,6 +254,9 @@ pub struct Marks {
     pub newest: Version,
     /// Tombstones at or below this may be missing.
     pub swept: Version,
+    /// Requests among the entries at or below this may be missing from the dedup rows; those
+    /// behind it, up to `applied`, are all there. Never falls.
+    pub forgotten: Index,
 }
 
 /// What one step of dropping tombstones came to.

@@ -11,11 +11,13 @@ use quorate_protocol::entry::{Entry, Mutation};
 use quorate_protocol::ids::Index;
 use quorate_protocol::record::{Key, Record, Value};
 use quorate_protocol::rpc::bulk::TokenRow;
+use quorate_protocol::settings::Settings;
 use quorate_protocol::version::Version;
 
 use super::dedup::DedupTable;
 use super::jobs::Job;
 use super::layered::Limits;
+use super::page::still_forgotten;
 use super::{Change, Group, State, StateError, record_bytes};
 
 /// What the lock guards. What is due when is told in `feeder.rs`.
@@ -36,6 +38,8 @@ pub(super) struct Overlay {
     pub(super) newest: Version,
     pub(super) dedup: DedupTable,
     pub(super) dedup_window: u64,
+    /// Requests at or below this may be unknown, those behind it are all in `dedup`. Rises only.
+    pub(super) forgotten: Index,
     pub(super) jobs: VecDeque<Job>,
     pub(super) copying: Option<Copying>,
     pub(super) sweep_after: Option<Key>,
@@ -44,18 +48,21 @@ pub(super) struct Overlay {
 }
 
 /// A copy that is coming in.
+#[derive(Clone)]
 pub(super) struct Copying {
     /// What it goes into.
     pub(super) into: Arc<dyn State>,
     /// Whether that is a second state.
     pub(super) whole: bool,
+    /// Up to where the source may have forgotten requests, as far as the pages said.
+    pub(super) forgotten: Index,
 }
 
 impl Overlay {
     /// Nothing in memory but the dedup table.
     pub(super) fn over(engine: Arc<dyn State>, dedup_window: u64) -> Result<Self, StateError> {
         let marks = engine.marks();
-        let mut dedup = DedupTable::new(dedup_window);
+        let mut dedup = DedupTable::new(dedup_window.min(Settings::default().dedup_window));
         dedup.extend(&engine.tokens()?);
         let mut inner = Self {
             engine,
@@ -72,20 +79,23 @@ impl Overlay {
             newest: marks.newest,
             dedup,
             dedup_window,
+            forgotten: marks.forgotten,
             jobs: VecDeque::new(),
             copying: None,
             sweep_after: None,
             failed: None,
             stop: false,
         };
-        let floor = inner.tokens_floor();
-        inner.dedup.forget(floor);
+        inner.forget();
         Ok(inner)
     }
 
-    /// Dedup rows at or below this are forgotten.
-    pub(super) fn tokens_floor(&self) -> Index {
-        Index(self.applied.index.0.saturating_sub(self.dedup_window))
+    /// Forgets the requests that are behind the window by now. A window that is wider later
+    /// brings none of them back.
+    pub(super) fn forget(&mut self) {
+        let floor = Index(self.applied.index.0.saturating_sub(self.dedup_window));
+        self.forgotten = self.forgotten.max(floor);
+        self.dedup.forget(self.forgotten);
     }
 
     pub(super) fn is_full(&self, limits: &Limits) -> bool {
@@ -128,14 +138,16 @@ impl Overlay {
     }
 
     /// A copy into this state ended: the engine has everything up to `snapshot`, so older
-    /// changes in memory are not to be fed over it.
-    pub(super) fn caught_up(&mut self, snapshot: Version) {
+    /// changes in memory are not to be fed over it. Of the requests up to there it knows those that
+    /// the source had not `forgotten`.
+    pub(super) fn caught_up(&mut self, snapshot: Version, forgotten: Index) {
         self.open
             .retain(|_, change| change.record().is_some_and(|record| record.version > snapshot));
         let bytes = self.open.iter().map(|(key, change)| record_bytes(key, change.record()));
         self.open_bytes = bytes.sum();
+        let ours = (self.forgotten, self.applied);
+        self.forgotten = still_forgotten(ours, (forgotten, snapshot));
         self.applied = self.applied.max(snapshot);
-        let floor = self.tokens_floor();
-        self.dedup.forget(floor);
+        self.forget();
     }
 }

@@ -1,5 +1,6 @@
 //! What the engines share: filling pages, what a finished copy means, which tombstones may go.
 
+use quorate_protocol::ids::Index;
 use quorate_protocol::record::{Key, Record};
 use quorate_protocol::rpc::bulk::{Cursor, Page, TokenRow};
 use quorate_protocol::version::Version;
@@ -16,10 +17,22 @@ pub(super) fn may_go(record: &Record, horizon: Version) -> bool {
 
 /// The marks once a copy is complete. What a source no longer had cannot be told from what
 /// never was, so after a whole copy every tombstone up to the snapshot counts as possibly missing.
-pub(super) fn completed(marks: Marks, snapshot: Version, whole: bool) -> Marks {
+pub(super) fn completed(marks: Marks, snapshot: Version, whole: bool, forgotten: Index) -> Marks {
     let swept = if whole { marks.swept.max(snapshot) } else { marks.swept };
+    let forgotten = still_forgotten((marks.forgotten, marks.applied), (forgotten, snapshot));
     let applied = marks.applied.max(snapshot);
-    Marks { applied, newest: marks.newest.max(applied), swept }
+    Marks { applied, newest: marks.newest.max(applied), swept, forgotten }
+}
+
+/// Up to where requests may be unknown once a copy as of `snapshot` is complete, from a source
+/// that had `forgotten` some. Ours are all known between what we forgot and `applied`, its
+/// between what it forgot and the snapshot: one unbroken range, unless it forgot what came behind
+/// `applied`. What follows the snapshot comes from the log.
+pub(super) fn still_forgotten(
+    (ours, applied): (Index, Version),
+    (forgotten, snapshot): (Index, Version),
+) -> Index {
+    if forgotten <= applied.index { ours } else { ours.max(forgotten.min(snapshot.index)) }
 }
 
 /// A page of records that is being filled.
@@ -56,17 +69,21 @@ impl Filling {
     }
 
     /// The page. Behind the last record come the dedup rows.
-    pub(super) fn page(self) -> Page {
+    pub(super) fn page(self, forgotten: Index) -> Page {
         let next = self.last.map_or(Cursor::Token(self.since), Cursor::Key);
-        Page { records: self.records, tokens: Vec::new(), next: Some(next) }
+        Page { records: self.records, tokens: Vec::new(), forgotten, next: Some(next) }
     }
 }
 
 /// A page of dedup rows, from rows in version order.
-pub(super) fn token_page(rows: impl Iterator<Item = TokenRow>, bytes_max: usize) -> Page {
+pub(super) fn token_page(
+    rows: impl Iterator<Item = TokenRow>,
+    forgotten: Index,
+    bytes_max: usize,
+) -> Page {
     let rows_max = (bytes_max / TOKEN_ROW_BYTES).max(1);
     let tokens: Vec<_> = rows.take(rows_max).collect();
     let more = tokens.last().filter(|_| tokens.len() == rows_max);
     let next = more.map(|row| Cursor::Token(row.version));
-    Page { records: Vec::new(), tokens, next }
+    Page { records: Vec::new(), tokens, forgotten, next }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use quorate_coordinator::core::event::{Records, Unreadable};
 use quorate_node::core::replica::Replica;
 use quorate_protocol::entry::{Answer, Entry, Mutation, TokenId};
+use quorate_protocol::ids::Index;
 use quorate_protocol::record::{Key, Record};
 use quorate_protocol::version::{Promise, Version};
 
@@ -48,6 +49,10 @@ impl Records for Here<'_> {
 
     fn token(&self, id: TokenId) -> Option<(Version, Answer)> {
         self.state.tokens.get(&id).copied()
+    }
+
+    fn forgotten(&self) -> Index {
+        Index(0)
     }
 
     fn applied(&self) -> Version {

@@ -4,13 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use quorate_node::state::{DiskState, Identity, LayeredState, Limits, OpenError, State};
+use quorate_node::state::{
+    DiskState, Identity, LayeredState, Limits, MemoryState, OpenError, Snapshot, State, StateError,
+};
 use quorate_protocol::entry::{Answer, Entry, Mutation, Token, TokenId};
 use quorate_protocol::ids::{ClientId, ClusterId, History, Index, RequestNumber, StoreId};
 use quorate_protocol::record::{Key, Record, Value};
+use quorate_protocol::rpc::bulk::Cursor;
 use quorate_protocol::version::Version;
 
 /// How many entries back a request is known, in tests.
@@ -25,9 +28,67 @@ pub fn open(root: &Path) -> Result<DiskState, OpenError> {
 }
 
 pub fn layered(engine: Arc<dyn State>) -> LayeredState {
+    layered_with(engine, WINDOW)
+}
+
+pub fn layered_with(engine: Arc<dyn State>, window: u64) -> LayeredState {
     let never = Duration::from_secs(3_600);
     let limits = Limits { feed_after: never, sync_after: never, ..Limits::default() };
-    LayeredState::new(engine, limits, WINDOW, |_| {}).unwrap()
+    LayeredState::new(engine, limits, window, |_| {}).unwrap()
+}
+
+/// Asks for something and does the feeder's work until it is answered.
+pub fn ask<T: Send + 'static>(
+    state: &LayeredState,
+    ask: impl FnOnce(Box<dyn FnOnce(Result<T, StateError>) + Send>),
+) -> Result<T, StateError> {
+    let answer = Arc::new(Mutex::new(None));
+    let mine = Arc::clone(&answer);
+    ask(Box::new(move |result| *mine.lock().unwrap() = Some(result)));
+    while state.step() {}
+    answer.lock().unwrap().take().expect("answered by the step")
+}
+
+pub fn snapshot(state: &LayeredState) -> Box<dyn Snapshot> {
+    ask(state, |done| state.snapshot(done)).unwrap()
+}
+
+pub fn begin(state: &LayeredState, whole: Option<History>) {
+    ask(state, |done| state.begin_copy(whole, done)).unwrap();
+}
+
+pub fn finish(state: &LayeredState, at: Version) {
+    ask(state, |done| state.finish_copy(at, done)).unwrap();
+}
+
+/// Copies pages; `between` runs behind each and says whether to go on.
+pub fn copy(
+    from: &dyn Snapshot,
+    into: &LayeredState,
+    since: Version,
+    bytes_max: usize,
+    mut between: impl FnMut() -> bool,
+) -> bool {
+    let mut cursor = Some(Cursor::Start);
+    while let Some(at) = cursor {
+        let mut page = from.page(since, &at, bytes_max).unwrap();
+        cursor = page.next.take();
+        ask(into, |done| into.merge(page, done)).unwrap();
+        if !between() {
+            return false;
+        }
+    }
+    true
+}
+
+/// A memory or a disk engine; the directory goes with it.
+pub fn engine(disk: bool) -> (Option<tempfile::TempDir>, Arc<dyn State>) {
+    if !disk {
+        return (None, Arc::new(MemoryState::new(History(0))));
+    }
+    let root = tempfile::tempdir().unwrap();
+    let engine = Arc::new(open(root.path()).unwrap());
+    (Some(root), engine)
 }
 
 pub fn key(n: u32) -> Key {
@@ -113,6 +174,23 @@ impl Model {
             assert_eq!(state.token(&token(index)), known, "request {index}, at {last}");
         }
         assert_eq!(state.figures().tokens as u64, last.min(WINDOW));
+        self.check_known(state);
+    }
+
+    /// Whether the state knows every request that it says it knows.
+    pub fn check_known(&self, state: &LayeredState) {
+        let (forgotten, applied) = (state.forgotten(), state.applied());
+        assert!(forgotten <= applied.index);
+        let known = self.log.iter().filter(|entry| entry.version.index > forgotten);
+        for entry in known.filter(|entry| entry.version <= applied) {
+            let answer = Some((entry.version, entry.answer));
+            let index = entry.version.index.0;
+            assert_eq!(
+                state.token(&token(index)),
+                answer,
+                "request {index}, {forgotten} forgotten"
+            );
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::entry::{Answer, TokenId};
-use crate::ids::{History, NodeId};
+use crate::ids::{History, Index, NodeId};
 use crate::record::{Key, Record};
 use crate::rpc::Declined;
 use crate::version::Version;
@@ -75,6 +75,9 @@ pub struct Page {
     pub records: Vec<(Key, Record)>,
     /// Rows of the dedup table, in version order.
     pub tokens: Vec<TokenRow>,
+    /// The source may have forgotten requests among the entries at or below this, by the time it
+    /// read this page. The highest that came with any page holds for the copy.
+    pub forgotten: Index,
     /// Where the next page begins; `None` when this is the last.
     pub next: Option<Cursor>,
 }

@@ -35,6 +35,7 @@ pub(super) struct World {
     /// The state; the inner `None` is nothing, the outer one a damaged record.
     pub(super) records: BTreeMap<Key, Option<Option<Record>>>,
     tokens: BTreeMap<TokenId, (Version, Answer)>,
+    pub(super) forgotten: Index,
     pub(super) room: bool,
     sent: BTreeMap<NodeId, VecDeque<Sent>>,
 }
@@ -50,6 +51,7 @@ impl World {
             promised: Promise::default(),
             records: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            forgotten: Index(0),
             room: true,
             sent: BTreeMap::new(),
         }
@@ -151,7 +153,11 @@ impl Records for World {
     }
 
     fn token(&self, id: TokenId) -> Option<(Version, Answer)> {
-        self.tokens.get(&id).copied()
+        self.tokens.get(&id).filter(|(version, _)| version.index > self.forgotten).copied()
+    }
+
+    fn forgotten(&self) -> Index {
+        self.forgotten
     }
 
     fn applied(&self) -> Version {

@@ -208,6 +208,7 @@ impl State for DiskState {
         let added = writer.put_tokens(&mut batch, &group.tokens);
         let gone = forgotten(&writer.spans, group.tokens_floor);
         gone.iter().for_each(|span| batch.remove_tokens(*span));
+        marks.forgotten = marks.forgotten.max(group.tokens_floor);
         marks.applied = marks.applied.max(group.applied);
         marks.newest = marks.newest.max(marks.applied);
         self.commit(batch, marks)?;
@@ -232,9 +233,10 @@ impl State for DiskState {
         Ok(())
     }
 
-    fn complete(&self, snapshot: Version, whole: bool) -> Result<(), StateError> {
+    fn complete(&self, snapshot: Version, whole: bool, forgotten: Index) -> Result<(), StateError> {
         let _writer = self.writer();
-        self.commit(self.tree.batch(), completed(self.marks(), snapshot, whole))
+        let marks = completed(self.marks(), snapshot, whole, forgotten);
+        self.commit(self.tree.batch(), marks)
     }
 
     fn marks(&self) -> Marks {
@@ -360,7 +362,8 @@ impl Snapshot for DiskSnapshot {
                 let rows = self.view.token_rows(above.index)?;
                 // A row of the tree holds the tokens of many entries: skip those before.
                 let rows = rows.map_while(|row| row.map_err(|error| failed = Some(error)).ok());
-                let page = token_page(rows.filter(|row| row.version > *above), bytes_max);
+                let rows = rows.filter(|row| row.version > *above);
+                let page = token_page(rows, self.marks.forgotten, bytes_max);
                 return failed.map_or(Ok(page), Err);
             }
         };
@@ -370,6 +373,6 @@ impl Snapshot for DiskSnapshot {
             let (key, record) = found?;
             Ok(filling.offer(key, record, row.bytes))
         })?;
-        Ok(filling.page())
+        Ok(filling.page(self.marks.forgotten))
     }
 }

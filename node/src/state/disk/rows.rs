@@ -6,7 +6,7 @@
 //! 't' last index, first index  -> the dedup rows of one group, from first to last entry
 //!
 //! record:  checksum u64 | epoch u64 | index u64 | flags u8 | expires u64, if flagged | value
-//! marks:   checksum u64 | six u64: epoch and index of applied, newest, swept
+//! marks:   checksum u64 | seven u64: epoch and index of applied, newest, swept; forgotten
 //! tokens:  checksum u64 | postcard of the rows
 //! ```
 //!
@@ -120,10 +120,11 @@ pub(super) fn decode_record(key: &Key, row: &[u8]) -> Option<Record> {
 
 /// The marks as bytes.
 pub(super) fn encode_marks(marks: &Marks) -> Vec<u8> {
-    let mut body = Vec::with_capacity(48);
+    let mut body = Vec::with_capacity(56);
     for version in [marks.applied, marks.newest, marks.swept] {
         put_version(&mut body, version);
     }
+    body.extend_from_slice(&marks.forgotten.0.to_le_bytes());
     sealed(&body)
 }
 
@@ -132,7 +133,9 @@ pub(super) fn decode_marks(row: &[u8]) -> Option<Marks> {
     let mut body = unsealed(row)?;
     let body = &mut body;
     let (applied, newest, swept) = (take_version(body)?, take_version(body)?, take_version(body)?);
-    body.is_empty().then_some(Marks { applied, newest, swept })
+    // Before `forgotten` was kept, a row ended here, and nothing that it covers is sure.
+    let forgotten = if body.is_empty() { applied.index } else { Index(take_u64(body)?) };
+    body.is_empty().then_some(Marks { applied, newest, swept, forgotten })
 }
 
 /// Dedup rows as bytes.
@@ -205,9 +208,16 @@ mod tests {
     #[test]
     fn marks_and_spans_come_back() {
         let version = |index| Version::new(2, index);
-        let marks = Marks { applied: version(7), newest: version(9), swept: version(1) };
+        let marks = Marks {
+            applied: version(7),
+            newest: version(9),
+            swept: version(1),
+            forgotten: Index(3),
+        };
         let mut row = encode_marks(&marks);
         assert_eq!(decode_marks(&row), Some(marks));
+        let before = sealed(&row[CHECKSUM_BYTES..row.len() - 8]);
+        assert_eq!(decode_marks(&before), Some(Marks { forgotten: Index(7), ..marks }));
         row[20] ^= 1;
         assert_eq!(decode_marks(&row), None);
         let span = Span { last: Index(900), first: Index(3) };
