@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use quorate_protocol::entry::decode_batch;
 use quorate_protocol::ids::{ClusterId, History, NodeId, StoreId};
-use quorate_protocol::settings::Settings;
 
 use super::directory::{Directory, DirectoryError};
 use super::inbox::{Inbox, Input};
@@ -29,6 +28,9 @@ use crate::state::{
 
 /// How much of the log is read at once into memory.
 const READ_BYTES: usize = 8 << 20;
+
+/// The dedup window until the server has told the settings: nothing is forgotten before.
+const WINDOW_UNKNOWN: u64 = u64::MAX;
 
 /// Why the data cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -158,8 +160,7 @@ fn finish(
 ) -> Result<Opened, OpenFailed> {
     let meta = *log.meta();
     let inbox = inbox.clone();
-    let window = Settings::default().dedup_window;
-    let state = LayeredState::new(engine, Limits::default(), window, move |notice| {
+    let state = LayeredState::new(engine, Limits::default(), WINDOW_UNKNOWN, move |notice| {
         inbox.put(match notice {
             Notice::Durable(version) => Input::Node(Event::DurableApplied(version)),
             Notice::Room => Input::State,

@@ -51,7 +51,9 @@ impl Shell {
         }
         self.upkeep.at = now;
         self.copies.expire(now);
-        self.state.set_dedup_window(self.node.settings().dedup_window);
+        if self.node.is_registered() {
+            self.state.set_dedup_window(self.node.settings().dedup_window);
+        }
         self.shorten_log();
         self.sweep(now);
         self.scrub();
