@@ -13,13 +13,17 @@ use quorate_protocol::ids::{History, Index};
 use quorate_protocol::rpc::bulk::Page;
 use quorate_protocol::version::Version;
 
+use super::cache::Cache;
 use super::jobs::Job;
 use super::layered::{Notice, Shared};
 use super::overlay::{Copying, Overlay};
-use super::{Group, Snapshot, StateError, Swept};
+use super::{Group, Snapshot, State, StateError, Swept};
 
 /// How many records one step of dropping tombstones looks at.
 const SWEEP_RECORDS: usize = 4_096;
+
+/// How many changes the cache is told of under one hold of the lock: readers wait no longer.
+const CACHE_STEP: usize = 256;
 
 /// How long the feeder waits when nothing at all is to be done.
 const IDLE: Duration = Duration::from_secs(60);
@@ -154,8 +158,17 @@ impl Shared {
         let engine = Arc::clone(&inner.engine);
         drop(inner);
 
+        let marks = engine.marks();
         // On failure the group stays where it can be read.
         self.noted(engine.apply(&group))?;
+        self.tell_cache(&engine, group.changes.iter(), |cache, (key, change)| {
+            if marks.applied >= marks.newest {
+                cache.replace(key, change.record());
+            } else {
+                // Behind an unfinished copy the engine may have kept a newer record.
+                cache.forget(key);
+            }
+        });
 
         let mut inner = self.lock();
         let was_full = inner.is_full(&self.limits);
@@ -217,6 +230,9 @@ impl Shared {
     fn merge(&self, page: &Page) -> Result<(), StateError> {
         let Copying { into, whole, .. } = self.copy_in_progress()?;
         self.noted(into.merge(&page.records, &page.tokens))?;
+        if !whole {
+            self.tell_cache(&into, page.records.iter(), |cache, (key, _)| cache.forget(key));
+        }
         let mut inner = self.lock();
         if let Some(copying) = &mut inner.copying {
             copying.forgotten = copying.forgotten.max(page.forgotten);
@@ -235,7 +251,7 @@ impl Shared {
         if whole {
             self.noted(into.adopt())?;
             let window = self.lock().dedup_window;
-            let fresh = self.noted(Overlay::over(into, window))?;
+            let fresh = self.noted(Overlay::over(into, &self.limits, window))?;
             let mut inner = self.lock();
             let jobs = std::mem::take(&mut inner.jobs);
             let fresh = Overlay { jobs, stop: inner.stop, ..fresh };
@@ -265,15 +281,36 @@ impl Shared {
         drop(inner);
         let swept = match engine.sweep(after.as_ref(), horizon, SWEEP_RECORDS) {
             // A damaged record must not stop the sweep for good: go round it.
-            Err(StateError::Record { key }) => Swept { dropped: 0, next: Some(key) },
+            Err(StateError::Record { key }) => Swept { dropped: Vec::new(), next: Some(key) },
             other => self.noted(other)?,
         };
+        self.tell_cache(&engine, swept.dropped.iter(), Cache::forget);
         let mut inner = self.lock();
         inner.sweep_after = swept.next;
-        if swept.dropped > 0 {
+        if !swept.dropped.is_empty() {
             inner.unsynced_since.get_or_insert_with(Instant::now);
         }
-        Ok(swept.dropped)
+        Ok(swept.dropped.len())
+    }
+
+    /// Tells the cache of what the engine has by now, a step at a time. Reads that began before the
+    /// engine had it are not taken in, and those that begin from here on find it there.
+    fn tell_cache<T>(
+        &self,
+        engine: &Arc<dyn State>,
+        changes: impl Iterator<Item = T>,
+        tell: impl Fn(&mut Cache, T),
+    ) {
+        if engine.is_in_memory() {
+            return;
+        }
+        let mut changes = changes.peekable();
+        while changes.peek().is_some() {
+            let mut inner = self.lock();
+            for change in changes.by_ref().take(CACHE_STEP) {
+                tell(&mut inner.cache, change);
+            }
+        }
     }
 
     fn copy_in_progress(&self) -> Result<Copying, StateError> {

@@ -45,6 +45,8 @@ pub struct Limits {
     pub sync_bytes: usize,
     /// or when something fed has waited this long. The log keeps what is not synced.
     pub sync_after: Duration,
+    /// About how much of the engine is kept in memory for reads; what was read least goes first.
+    pub cache_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -55,6 +57,7 @@ impl Default for Limits {
             feed_after: Duration::from_secs(1),
             sync_bytes: 32 << 20,
             sync_after: Duration::from_secs(5),
+            cache_bytes_max: 32 << 20,
         }
     }
 }
@@ -118,7 +121,7 @@ impl LayeredState {
         dedup_window: u64,
         notify: impl Fn(Notice) + Send + Sync + 'static,
     ) -> Result<Self, StateError> {
-        let inner = Overlay::over(engine, dedup_window)?;
+        let inner = Overlay::over(engine, &limits, dedup_window)?;
         let notify = Box::new(notify);
         let shared = Shared { inner: Mutex::new(inner), wake: Condvar::new(), notify, limits };
         Ok(Self { shared: Arc::new(shared) })

@@ -101,6 +101,10 @@ impl State for MemoryState {
         Ok(self.read().records.get(key).cloned())
     }
 
+    fn is_in_memory(&self) -> bool {
+        true
+    }
+
     fn scan(
         &self,
         after: Option<&Key>,
@@ -179,7 +183,7 @@ impl State for MemoryState {
     ) -> Result<Swept, StateError> {
         let mut held = self.write();
         if held.snapshots > 0 {
-            return Ok(Swept { dropped: 0, next: after.cloned() });
+            return Ok(Swept { dropped: Vec::new(), next: after.cloned() });
         }
         let batch: Vec<_> = held.after(after).take(records_max).collect();
         let next = batch.last().filter(|_| batch.len() == records_max);
@@ -190,7 +194,8 @@ impl State for MemoryState {
             held.remove(key);
             held.marks.swept = held.marks.swept.max(*version);
         }
-        Ok(Swept { dropped: dead.len(), next })
+        let dropped = dead.into_iter().map(|(key, _)| key).collect();
+        Ok(Swept { dropped, next })
     }
 
     /// There is nothing to compare with: memory keeps no checksums.

@@ -13,7 +13,8 @@
 //!
 //! * [`LayeredState`] is what a node uses. It keeps what was applied lately in memory
 //!   (`overlay.rs`), with the whole dedup table (`dedup.rs`): applying never waits for a disk.
-//!   Reading through all of it is in `read.rs`, what is asked of the feeder in `jobs.rs`.
+//!   Reading through all of it is in `read.rs`, what is asked of the feeder in `jobs.rs`. Records that
+//!   only the engine has are read into a cache (`cache.rs`) before the core asks for them.
 //! * Its feeder (`feeder.rs`) writes that to the engine in large sorted [`Group`]s in which
 //!   overwrites have already cancelled out, and does everything else that writes to an engine:
 //!   syncs, merging a copy, dropping tombstones. So an engine has one writer.
@@ -54,6 +55,7 @@
 //! It decides nothing: who copies from whom, when tombstones may go, and what a node does about
 //! damage is told in the node's core. It knows no network and no log.
 
+mod cache;
 mod dedup;
 mod disk;
 mod error;
@@ -78,7 +80,7 @@ pub use self::error::{OpenError, StateError};
 pub use self::feeder::Feeder;
 pub use self::layered::{Figures, LayeredState, Limits, Notice};
 pub use self::memory::MemoryState;
-pub use self::read::{Peek, Scanned};
+pub use self::read::Scanned;
 
 /// The longest key a state takes: fjall's bound, less the byte that tells rows apart.
 /// The setting `key_bytes_max` must not be above it.
@@ -95,6 +97,11 @@ pub trait State: Send + Sync {
     /// # Errors
     /// When the record or the engine is damaged, or the disk fails.
     fn get(&self, key: &Key) -> Result<Option<Record>, StateError>;
+
+    /// Whether [`get`](Self::get) never waits for a disk: then nothing is kept in memory twice.
+    fn is_in_memory(&self) -> bool {
+        false
+    }
 
     /// What each of `keys` holds, in the order asked.
     ///
@@ -262,8 +269,8 @@ pub struct Marks {
 /// What one step of dropping tombstones came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// How many were dropped.
-    pub dropped: usize,
+    /// The keys whose tombstones were dropped.
+    pub dropped: Vec<Key>,
     /// Where the next step begins; `None` at the end.
     pub next: Option<Key>,
 }

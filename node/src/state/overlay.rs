@@ -14,6 +14,7 @@ use quorate_protocol::rpc::bulk::TokenRow;
 use quorate_protocol::settings::Settings;
 use quorate_protocol::version::Version;
 
+use super::cache::Cache;
 use super::dedup::DedupTable;
 use super::jobs::Job;
 use super::layered::Limits;
@@ -23,6 +24,8 @@ use super::{Change, Group, State, StateError, record_bytes};
 /// What the lock guards. What is due when is told in `feeder.rs`.
 pub(super) struct Overlay {
     pub(super) engine: Arc<dyn State>,
+    /// What of the engine is in memory. Empty where all of it is.
+    pub(super) cache: Cache,
     /// Applied and not given to the engine.
     pub(super) open: BTreeMap<Key, Change>,
     pub(super) open_bytes: usize,
@@ -60,12 +63,17 @@ pub(super) struct Copying {
 
 impl Overlay {
     /// Nothing in memory but the dedup table.
-    pub(super) fn over(engine: Arc<dyn State>, dedup_window: u64) -> Result<Self, StateError> {
+    pub(super) fn over(
+        engine: Arc<dyn State>,
+        limits: &Limits,
+        dedup_window: u64,
+    ) -> Result<Self, StateError> {
         let marks = engine.marks();
         let mut dedup = DedupTable::new(dedup_window.min(Settings::default().dedup_window));
         dedup.extend(&engine.tokens()?);
         let mut inner = Self {
             engine,
+            cache: Cache::new(limits.cache_bytes_max),
             open: BTreeMap::new(),
             open_bytes: 0,
             open_tokens: Vec::new(),
@@ -110,6 +118,16 @@ impl Overlay {
     /// The last change of a key that is in memory.
     pub(super) fn find(&self, key: &Key) -> Option<&Change> {
         self.open.get(key).or_else(|| self.feeding.as_ref()?.changes.get(key))
+    }
+
+    /// Whether only the engine knows what a key holds, and may have to wait for its disk.
+    pub(super) fn lacks(&self, key: &Key) -> bool {
+        let above = match self.find(key) {
+            Some(Change::Apply(_)) => !self.replaying(),
+            Some(Change::Repair(_)) => true,
+            None => false,
+        };
+        !above && self.cache.find(key).is_none() && !self.engine.is_in_memory()
     }
 
     pub(super) fn apply(&mut self, entry: &Entry) {

@@ -1,7 +1,9 @@
 //! Reading through the layers: what was applied last, then the group being fed, then the engine.
 //!
-//! The first two are memory; the third may wait for a disk: [`LayeredState::peek`] tells
-//! beforehand.
+//! The first two are memory; the third may wait for a disk. What of it was read lately is in
+//! memory too, as long as it is what the engine has (`cache.rs`). [`LayeredState::lacking`] tells
+//! beforehand which keys only the disk knows, and [`LayeredState::prefetch`] reads one of them on
+//! another thread, so that nobody waits who must not (design §7).
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -13,14 +15,9 @@ use quorate_protocol::version::Version;
 use super::layered::LayeredState;
 use super::{Change, DAMAGED, Scrubbed, StateError};
 
-/// What memory alone says of a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Peek {
-    /// What the key holds.
-    Held(Option<Record>),
-    /// Only the engine knows.
-    Miss,
-}
+/// How often a key is read whose record changes while it is being read. Whoever wants it then
+/// reads it, as if nobody had before.
+const PREFETCH_ATTEMPTS_MAX: usize = 3;
 
 /// Part of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,17 +35,24 @@ impl LayeredState {
     /// When the record or the engine is damaged, or the disk fails.
     pub fn get(&self, key: &Key) -> Result<Option<Record>, StateError> {
         let inner = self.lock();
-        let (found, replaying) = (inner.find(key).cloned(), inner.replaying());
-        let engine = Arc::clone(&inner.engine);
-        drop(inner);
-        match found {
-            Some(Change::Apply(record)) if replaying => {
-                let held = engine.get(key)?.filter(|held| held.version > record.version);
-                Ok(Some(held.unwrap_or(record)))
+        let above = match inner.find(key) {
+            // The engine may hold a newer one.
+            Some(Change::Apply(record)) if inner.replaying() => Some(record.clone()),
+            Some(change) => return Ok(change.record().cloned()),
+            None => None,
+        };
+        let below = match inner.cache.find(key).cloned() {
+            Some(held) => held,
+            None => {
+                let engine = Arc::clone(&inner.engine);
+                drop(inner);
+                engine.get(key)?
             }
-            Some(change) => Ok(change.record().cloned()),
-            None => engine.get(key),
-        }
+        };
+        Ok(match above {
+            Some(record) => below.filter(|held| held.version > record.version).or(Some(record)),
+            None => below,
+        })
     }
 
     /// What each of `keys` holds, in the order asked. May wait for the disk.
@@ -59,13 +63,32 @@ impl LayeredState {
         keys.iter().map(|key| self.get(key)).collect()
     }
 
-    /// What memory alone says of a key. Never waits for a disk.
+    /// Those of `keys` that only the engine knows: reading them may wait for its disk. Never waits
+    /// itself, and allocates only if there are any.
     #[must_use]
-    pub fn peek(&self, key: &Key) -> Peek {
+    pub fn lacking(&self, keys: &[Key]) -> Vec<Key> {
         let inner = self.lock();
-        match inner.find(key) {
-            Some(change) if !inner.replaying() => Peek::Held(change.record().cloned()),
-            _ => Peek::Miss,
+        keys.iter().filter(|key| inner.lacks(key)).cloned().collect()
+    }
+
+    /// Reads what only the engine knows of a key into memory, where the next read finds it, unless
+    /// much else was read in between. Waits for the disk. What cannot be read is left to the reader
+    /// to find out.
+    pub fn prefetch(&self, key: &Key) {
+        for _ in 0..PREFETCH_ATTEMPTS_MAX {
+            let mut inner = self.lock();
+            if !inner.lacks(key) {
+                return;
+            }
+            let engine = Arc::clone(&inner.engine);
+            let reading = inner.cache.begin(key);
+            drop(inner);
+            let found = engine.get(key).ok();
+            let mut inner = self.lock();
+            // Another engine: a copy replaced the one that was read, and its cache.
+            if Arc::ptr_eq(&engine, &inner.engine) && inner.cache.end(key, reading, found) {
+                return;
+            }
         }
     }
 
@@ -121,6 +144,9 @@ impl LayeredState {
     /// Replaces what a key holds by what the majority holds, unless it changed since its digest
     /// was `expected` (design §5). Says whether it did. May wait for the disk.
     ///
+    /// Where tombstones behind `committed` were dropped, an absence may be a delete since, and
+    /// nothing is replaced.
+    ///
     /// # Errors
     /// As [`digest`](Self::digest).
     pub fn repair(
@@ -135,7 +161,7 @@ impl LayeredState {
             return Ok(false);
         }
         let mut inner = self.lock();
-        if inner.applied != before {
+        if inner.applied != before || inner.engine.marks().swept > committed {
             return Ok(false);
         }
         let record = record

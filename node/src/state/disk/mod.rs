@@ -273,8 +273,8 @@ impl State for DiskState {
             match found {
                 Ok((key, record)) if may_go(&record, horizon) => {
                     batch.remove(&key);
-                    swept.dropped += 1;
                     marks.swept = marks.swept.max(record.version);
+                    swept.dropped.push(key);
                 }
                 // Not a sweep's business, and no reason to stop it.
                 Ok(_) | Err(StateError::Record { .. }) => {}
@@ -284,7 +284,7 @@ impl State for DiskState {
             swept.next = full.then(|| row.key.clone());
             Ok(!full)
         })?;
-        if swept.dropped > 0 {
+        if !swept.dropped.is_empty() {
             self.commit(batch, marks)?;
         }
         Ok(swept)

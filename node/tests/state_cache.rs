@@ -1,0 +1,325 @@
+//! The cache of what the engine has: a read through it is the same as one without it, whatever
+//! happens to the record before, after and during the read.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod state_support;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use quorate_node::state::{
+    Group, LayeredState, Limits, Marks, MemoryState, Scrubbed, Size, Snapshot, State, StateError,
+    Swept,
+};
+use quorate_protocol::ids::{History, Index};
+use quorate_protocol::record::{Digest, Key, Record, Value};
+use quorate_protocol::rpc::bulk::TokenRow;
+use quorate_protocol::version::Version;
+
+use state_support::{Model, WINDOW, ask, begin, copy, finish, key, layered, open, snapshot};
+
+/// What happens between an engine's read and its answer.
+type During = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
+/// An engine whose reads take long enough for something to happen meanwhile.
+struct Slow {
+    engine: Arc<dyn State>,
+    during: During,
+}
+
+impl State for Slow {
+    fn get(&self, key: &Key) -> Result<Option<Record>, StateError> {
+        let found = self.engine.get(key);
+        let during = self.during.lock().unwrap().take();
+        if let Some(during) = during {
+            during();
+        }
+        found
+    }
+
+    fn scan(&self, after: Option<&Key>, max: usize) -> Result<Vec<(Key, Record)>, StateError> {
+        self.engine.scan(after, max)
+    }
+
+    fn apply(&self, group: &Group) -> Result<(), StateError> {
+        self.engine.apply(group)
+    }
+
+    fn merge(&self, records: &[(Key, Record)], tokens: &[TokenRow]) -> Result<(), StateError> {
+        self.engine.merge(records, tokens)
+    }
+
+    fn complete(&self, at: Version, whole: bool, forgotten: Index) -> Result<(), StateError> {
+        self.engine.complete(at, whole, forgotten)
+    }
+
+    fn marks(&self) -> Marks {
+        self.engine.marks()
+    }
+
+    fn sync(&self) -> Result<Version, StateError> {
+        self.engine.sync()
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>, StateError> {
+        self.engine.snapshot()
+    }
+
+    fn tokens(&self) -> Result<Vec<TokenRow>, StateError> {
+        self.engine.tokens()
+    }
+
+    fn sweep(&self, after: Option<&Key>, at: Version, max: usize) -> Result<Swept, StateError> {
+        self.engine.sweep(after, at, max)
+    }
+
+    fn scrub(&self, after: Option<&Key>, max: usize) -> Result<Scrubbed, StateError> {
+        self.engine.scrub(after, max)
+    }
+
+    fn size(&self) -> Size {
+        self.engine.size()
+    }
+
+    fn history(&self) -> History {
+        self.engine.history()
+    }
+
+    fn fresh(&self, history: History) -> Result<Arc<dyn State>, StateError> {
+        let (engine, during) = (self.engine.fresh(history)?, Arc::clone(&self.during));
+        Ok(Arc::new(Self { engine, during }))
+    }
+
+    fn adopt(&self) -> Result<(), StateError> {
+        self.engine.adopt()
+    }
+}
+
+/// A state with a cache of so many bytes.
+fn cached(engine: Arc<dyn State>, bytes: usize) -> (LayeredState, During) {
+    let during = During::default();
+    let never = Duration::from_secs(3_600);
+    let limits = Limits {
+        feed_after: never,
+        sync_after: never,
+        cache_bytes_max: bytes,
+        ..Limits::default()
+    };
+    let engine = Arc::new(Slow { engine, during: Arc::clone(&during) });
+    (LayeredState::new(engine, limits, WINDOW, |_| {}).unwrap(), during)
+}
+
+fn feed(state: &LayeredState) {
+    drop(snapshot(state));
+}
+
+#[test]
+fn what_was_read_once_is_in_memory_until_it_changes_and_then_still() {
+    let (state, during) = cached(Arc::new(MemoryState::new(History(0))), 10_000);
+    let mut model = Model::default();
+    state.apply(model.write(false, 1, Some(5)));
+    let both = [key(1), key(2)];
+    assert_eq!(state.lacking(&both), [key(2)], "what was applied lately is in memory");
+    feed(&state);
+    assert_eq!(state.lacking(&both), both);
+    both.iter().for_each(|key| state.prefetch(key));
+    assert!(state.lacking(&both).is_empty(), "an absence is remembered too");
+    // From here on the engine is not asked.
+    *during.lock().unwrap() = Some(Box::new(|| panic!("the engine was asked")));
+    assert_eq!(state.get(&key(1)).unwrap().as_ref(), model.records.get(&key(1)));
+    assert_eq!(state.get(&key(2)).unwrap(), None);
+    state.apply(model.write(false, 1, Some(6)));
+    state.apply(model.write(false, 2, Some(6)));
+    feed(&state);
+    assert!(state.lacking(&both).is_empty(), "what somebody reads stays when it is fed");
+    for key in &both {
+        assert_eq!(state.get(key).unwrap().as_ref(), model.records.get(key));
+    }
+    during.lock().unwrap().take();
+}
+
+#[test]
+fn the_cache_stays_within_its_bound() {
+    let (state, _) = cached(Arc::new(MemoryState::new(History(0))), 20_000);
+    let mut model = Model::default();
+    for n in 0..100 {
+        state.apply(model.write(false, n, Some(1_000)));
+    }
+    state.apply(model.write(false, 100, Some(30_000)));
+    feed(&state);
+    let keys: Vec<_> = (0..=100).map(key).collect();
+    keys.iter().for_each(|key| state.prefetch(key));
+    let held = keys.len() - state.lacking(&keys).len();
+    assert!((5..=20).contains(&held), "{held} records of 1 kB in 20 kB");
+    assert_eq!(state.lacking(&keys[100..]), [key(100)], "one that is larger does not get in");
+    model.check(&state);
+}
+
+#[test]
+fn an_engine_in_memory_is_not_kept_twice() {
+    let state = layered(Arc::new(MemoryState::new(History(0))));
+    let mut model = Model::default();
+    state.apply(model.write(false, 1, Some(5)));
+    feed(&state);
+    assert!(state.lacking(&[key(1), key(2)]).is_empty());
+}
+
+/// What happens to a state, be it between reads or during one.
+#[derive(Clone, Debug)]
+enum Act {
+    /// A put of a value of this length, or a delete.
+    Write(u32, Option<usize>),
+    Feed,
+    Sync,
+    /// Puts this in place of whatever is there.
+    Repair(u32, Option<usize>),
+    Sweep,
+    /// Misses so many entries and copies what it lacks, everything or not, to the end or not. Of the
+    /// rest so much comes from the log at once, entry by entry.
+    Copy {
+        missed: Vec<(u32, Option<usize>)>,
+        whole: bool,
+        pages: usize,
+        replayed: usize,
+    },
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Act(Act),
+    Get(u32),
+    /// Reads it into the cache, while something happens.
+    Prefetch(u32, Option<Act>),
+}
+
+fn acts() -> impl Strategy<Value = Act> {
+    let length = || prop::option::weighted(0.7, 0usize..60);
+    prop_oneof![
+        6 => (0u32..6, length()).prop_map(|(n, length)| Act::Write(n, length)),
+        4 => Just(Act::Feed),
+        1 => Just(Act::Sync),
+        2 => (0u32..6, length()).prop_map(|(n, length)| Act::Repair(n, length)),
+        2 => Just(Act::Sweep),
+        2 => (prop::collection::vec((0u32..6, length()), 1..8), any::<bool>(), 1usize..6, 0usize..9)
+            .prop_map(|(missed, whole, pages, replayed)| Act::Copy { missed, whole, pages, replayed }),
+    ]
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => acts().prop_map(Step::Act),
+        4 => (0u32..7).prop_map(Step::Get),
+        6 => (0u32..7, prop::option::of(acts())).prop_map(|(n, act)| Step::Prefetch(n, act)),
+    ];
+    prop::collection::vec(step, 1..80)
+}
+
+/// Does the same to both.
+fn act(act: &Act, model: &mut Model, both: [&LayeredState; 2]) {
+    match act {
+        Act::Write(n, length) => {
+            model.write(false, *n, *length);
+            both.iter().for_each(|state| state.apply(model.after(state.applied())));
+        }
+        Act::Feed => both.iter().for_each(|state| feed(state)),
+        Act::Sync => both.iter().for_each(|state| state.pump()),
+        Act::Repair(n, length) => {
+            let version = both[1].applied();
+            let value = length.map(|length| Value::from(vec![b'r'; length]));
+            let record = value.map(|value| Record { version, value: Some(value), expires: None });
+            for state in both {
+                let found = state.get(&key(*n)).unwrap();
+                let found = Digest::of(&key(*n), found.as_ref(), version);
+                state.repair(&key(*n), found, record.clone(), version).unwrap();
+            }
+        }
+        Act::Sweep => {
+            let swept = both.map(|state| {
+                ask(state, |done| state.sweep(state.durable_applied(), done)).unwrap()
+            });
+            assert_eq!(swept[0], swept[1]);
+        }
+        Act::Copy { missed, whole, pages, replayed } => {
+            for (n, length) in missed {
+                model.write(false, *n, *length);
+            }
+            let source = layered(Arc::new(MemoryState::new(History(0))));
+            source.apply(&model.log);
+            let from = snapshot(&source);
+            for state in both {
+                let since = if *whole { Version::ZERO } else { state.durable_applied() };
+                begin(state, whole.then_some(History(0)));
+                let mut left = *pages;
+                let done = copy(from.as_ref(), state, since, 150, || {
+                    left -= 1;
+                    left > 0
+                });
+                if done {
+                    finish(state, from.applied());
+                }
+                state.abandon_copy();
+                while state.step() {}
+                for entry in model.after(state.applied()).iter().take(*replayed) {
+                    state.apply(std::slice::from_ref(entry));
+                    (0..6).for_each(|n| state.prefetch(&key(n)));
+                    feed(state);
+                }
+            }
+        }
+    }
+}
+
+/// Runs the steps on a state with a cache of so many bytes, and on one without.
+fn run(steps: Vec<Step>, bytes: usize, mut engine: impl FnMut() -> Arc<dyn State>) {
+    let (with, during) = cached(engine(), bytes);
+    let (without, _) = cached(engine(), 0);
+    let model = Arc::new(Mutex::new(Model::default()));
+    let same = |n: u32| {
+        let (one, other) = (with.get(&key(n)).unwrap(), without.get(&key(n)).unwrap());
+        assert_eq!(one, other, "at {}", key(n));
+    };
+    for step in steps {
+        match step {
+            Step::Act(what) => act(&what, &mut model.lock().unwrap(), [&with, &without]),
+            Step::Get(n) => same(n),
+            Step::Prefetch(n, None) => {
+                with.prefetch(&key(n));
+                same(n);
+            }
+            Step::Prefetch(n, Some(what)) => {
+                let (model, both) = (Arc::clone(&model), [with.clone(), without.clone()]);
+                *during.lock().unwrap() = Some(Box::new(move || {
+                    act(&what, &mut model.lock().unwrap(), [&both[0], &both[1]]);
+                }));
+                with.prefetch(&key(n));
+                // It was in memory, and nothing happened.
+                drop(during.lock().unwrap().take());
+                same(n);
+            }
+        }
+    }
+    (0..7).for_each(same);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn cached_reads_are_the_same_over_memory(steps in steps(), small in any::<bool>()) {
+        let bytes = if small { 400 } else { 1 << 20 };
+        run(steps, bytes, || Arc::new(MemoryState::new(History(0))));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+
+    #[test]
+    fn cached_reads_are_the_same_over_the_disk(steps in steps()) {
+        let roots = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let mut roots = roots.iter();
+        run(steps, 1 << 20, || Arc::new(open(roots.next().unwrap().path()).unwrap()));
+    }
+}
