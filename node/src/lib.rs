@@ -12,6 +12,10 @@
 //! requests (the coordinator's, in a crate of its own), and any process-wide state: everything
 //! hangs off one value, so that one process may host many keyspaces one day.
 
+// Test support that integration tests use too names the crate as they do.
+#[cfg(test)]
+extern crate self as quorate_node;
+
 pub mod core;
 pub mod log;
 pub mod shell;

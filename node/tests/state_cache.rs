@@ -3,99 +3,24 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "state_support/slow.rs"]
+mod slow;
 mod state_support;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use quorate_node::state::{
-    Group, LayeredState, Limits, Marks, MemoryState, Scrubbed, Size, Snapshot, State, StateError,
-    Swept,
-};
-use quorate_protocol::ids::{History, Index};
-use quorate_protocol::record::{Digest, Key, Record, Value};
-use quorate_protocol::rpc::bulk::TokenRow;
+use quorate_node::state::{LayeredState, Limits, MemoryState, State};
+use quorate_protocol::ids::History;
+use quorate_protocol::record::{Digest, Record, Value};
 use quorate_protocol::version::Version;
 
+use slow::Slow;
 use state_support::{Model, WINDOW, ask, begin, copy, finish, key, layered, open, snapshot};
 
-/// What happens between an engine's read and its answer.
+/// What happens between the engine's next read and its answer.
 type During = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
-
-/// An engine whose reads take long enough for something to happen meanwhile.
-struct Slow {
-    engine: Arc<dyn State>,
-    during: During,
-}
-
-impl State for Slow {
-    fn get(&self, key: &Key) -> Result<Option<Record>, StateError> {
-        let found = self.engine.get(key);
-        let during = self.during.lock().unwrap().take();
-        if let Some(during) = during {
-            during();
-        }
-        found
-    }
-
-    fn scan(&self, after: Option<&Key>, max: usize) -> Result<Vec<(Key, Record)>, StateError> {
-        self.engine.scan(after, max)
-    }
-
-    fn apply(&self, group: &Group) -> Result<(), StateError> {
-        self.engine.apply(group)
-    }
-
-    fn merge(&self, records: &[(Key, Record)], tokens: &[TokenRow]) -> Result<(), StateError> {
-        self.engine.merge(records, tokens)
-    }
-
-    fn complete(&self, at: Version, whole: bool, forgotten: Index) -> Result<(), StateError> {
-        self.engine.complete(at, whole, forgotten)
-    }
-
-    fn marks(&self) -> Marks {
-        self.engine.marks()
-    }
-
-    fn sync(&self) -> Result<Version, StateError> {
-        self.engine.sync()
-    }
-
-    fn snapshot(&self) -> Result<Box<dyn Snapshot>, StateError> {
-        self.engine.snapshot()
-    }
-
-    fn tokens(&self) -> Result<Vec<TokenRow>, StateError> {
-        self.engine.tokens()
-    }
-
-    fn sweep(&self, after: Option<&Key>, at: Version, max: usize) -> Result<Swept, StateError> {
-        self.engine.sweep(after, at, max)
-    }
-
-    fn scrub(&self, after: Option<&Key>, max: usize) -> Result<Scrubbed, StateError> {
-        self.engine.scrub(after, max)
-    }
-
-    fn size(&self) -> Size {
-        self.engine.size()
-    }
-
-    fn history(&self) -> History {
-        self.engine.history()
-    }
-
-    fn fresh(&self, history: History) -> Result<Arc<dyn State>, StateError> {
-        let (engine, during) = (self.engine.fresh(history)?, Arc::clone(&self.during));
-        Ok(Arc::new(Self { engine, during }))
-    }
-
-    fn adopt(&self) -> Result<(), StateError> {
-        self.engine.adopt()
-    }
-}
 
 /// A state with a cache of so many bytes.
 fn cached(engine: Arc<dyn State>, bytes: usize) -> (LayeredState, During) {
@@ -107,8 +32,14 @@ fn cached(engine: Arc<dyn State>, bytes: usize) -> (LayeredState, During) {
         cache_bytes_max: bytes,
         ..Limits::default()
     };
-    let engine = Arc::new(Slow { engine, during: Arc::clone(&during) });
-    (LayeredState::new(engine, limits, WINDOW, |_| {}).unwrap(), during)
+    let next = Arc::clone(&during);
+    let engine = Slow::over(engine, move |_| {
+        let during = next.lock().unwrap().take();
+        if let Some(during) = during {
+            during();
+        }
+    });
+    (LayeredState::new(Arc::new(engine), limits, WINDOW, |_| {}).unwrap(), during)
 }
 
 fn feed(state: &LayeredState) {

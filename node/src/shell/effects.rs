@@ -13,7 +13,7 @@ use quorate_protocol::record::{Key, Record};
 use quorate_protocol::rpc::Declined;
 use quorate_protocol::rpc::appoint::AppointeeResponse;
 use quorate_protocol::rpc::replica::{
-    Append, Appended, Fetch, Pull, Pulled, ReplicaRequest, ReplicaResponse,
+    Append, Fetch, Pull, Pulled, ReplicaRequest, ReplicaResponse,
 };
 use quorate_protocol::rpc::store::StoreResponse;
 use quorate_protocol::transport::{Link, Responder, Service};
@@ -22,6 +22,7 @@ use quorate_protocol::view::Directory;
 
 use super::inbox::{Inbox, Input};
 use super::pipe::Pipe;
+use super::prefetch::{LateRepair, LateRound};
 use super::{Shell, Work};
 use crate::core::effect::{Effect, Reply};
 use crate::core::event::{Caller, Event};
@@ -138,7 +139,7 @@ impl Shell {
                 Event::Alert(Box::new(alert))
             }
             ReplicaRequest::Fetch { fetch } => {
-                return responder.send(ReplicaResponse::Fetch(self.fetch(&fetch)));
+                return self.take_fetch(fetch, responder);
             }
             ReplicaRequest::ReportNode { report } => {
                 responder.send(ReplicaResponse::ReportNode(()));
@@ -148,7 +149,7 @@ impl Shell {
         self.work.push_back(Work::Node(event));
     }
 
-    fn fetch(&self, fetch: &Fetch) -> Result<Vec<Option<Record>>, Declined> {
+    pub(super) fn fetch(&self, fetch: &Fetch) -> Result<Vec<Option<Record>>, Declined> {
         let promised = self.node.replica().promised();
         if fetch.promise != promised {
             return Err(Declined::Fenced { promised });
@@ -184,21 +185,19 @@ impl Shell {
             }
             Effect::Apply { through } => self.apply(through),
             Effect::Repair { key, found, record, committed } => {
-                match self.state.repair(&key, found, record, committed) {
-                    Ok(true) => {
-                        self.repairs += 1;
-                        tracing::warn!(%key, "a record differed from the majority's; replaced");
-                    }
-                    Ok(false) => {}
-                    Err(error) => tracing::error!(%key, %error, "a record cannot be repaired"),
-                }
+                let promised = self.node.replica().promised();
+                self.take_repair(LateRepair { key, found, record, committed, promised });
             }
             Effect::Reply { caller, reply } => self.reply(caller, reply),
             Effect::ReadLog { caller, after, bytes_max } => {
                 self.read_log(caller, after, bytes_max as usize);
             }
             Effect::AnswerRound { caller, reply, keys, committed } => {
-                self.answer_round(caller, reply, &keys, committed);
+                let (promised, history) =
+                    (self.node.replica().promised(), self.node.replica().history());
+                let since = self.now();
+                let round = LateRound { caller, reply, keys, committed, promised, history, since };
+                self.take_round(round);
             }
             Effect::Copy { source, address, history, whole } => {
                 self.copy_from(source, address, history, whole);
@@ -285,26 +284,7 @@ impl Shell {
         self.work.push_back(Work::Coordinator(Coordination::Applied(through)));
     }
 
-    fn answer_round(&mut self, caller: Caller, reply: Appended, keys: &[Key], committed: Version) {
-        let Appended::Held { last, durable_applied, round: Some(mut round) } = reply else {
-            return self.reply(caller, Reply::Appended(reply));
-        };
-        let digests: Result<Vec<_>, _> =
-            keys.iter().map(|key| self.state.digest(key, committed)).collect();
-        match digests {
-            Ok(digests) => {
-                round.digests = digests;
-                let held = Appended::Held { last, durable_applied, round: Some(round) };
-                self.reply(caller, Reply::Appended(held));
-            }
-            Err(error) => {
-                tracing::error!(%error, "the state cannot be read");
-                self.callers.remove(&caller);
-            }
-        }
-    }
-
-    fn reply(&mut self, caller: Caller, reply: Reply) {
+    pub(super) fn reply(&mut self, caller: Caller, reply: Reply) {
         let Some(waiting) = self.callers.remove(&caller) else { return };
         match (waiting, reply) {
             (Waiting::Replica(responder), reply) => {

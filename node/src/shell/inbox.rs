@@ -4,6 +4,7 @@
 //! call a deadline, every thread one thing to say at a time.
 
 use quorate_coordinator::core::event as coordinator;
+use quorate_protocol::record::Key;
 use quorate_protocol::rpc::appoint::{AppointeeRequest, AppointeeResponse};
 use quorate_protocol::rpc::bulk::{BulkRequest, BulkResponse};
 use quorate_protocol::rpc::replica::{ReplicaRequest, ReplicaResponse};
@@ -34,6 +35,8 @@ pub(crate) enum Input {
     LogBytes(u64),
     /// The state has room for more, or something of it is on disk.
     State,
+    /// A key that a request waits for was read.
+    Read(Key),
     /// A snapshot for a copy.
     Snapshot(Box<SnapshotTaken>),
     /// A step of the scrub is done.

@@ -20,6 +20,7 @@
 //! * `copy`: state copies, both ends.
 //! * `serve`: connections in, requests of clients.
 //! * `effects`: carrying out what the cores ask.
+//! * `prefetch`: what waits for the state's disk, so that the cores do not.
 //! * `trace`: the spans of the cores' steps.
 //! * `upkeep`: shortening the log, dropping tombstones, verifying the disk.
 //!
@@ -34,9 +35,12 @@ mod inbox;
 mod logger;
 pub(crate) mod open;
 mod pipe;
+mod prefetch;
 mod registry;
 mod serve;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod upkeep;
 
@@ -63,7 +67,9 @@ use self::clock::Clock;
 use self::directory::Directory;
 use self::inbox::{Inbox, Input};
 use self::logger::Logger;
+use self::open::Opened;
 use self::pipe::Pipe;
+use self::prefetch::Prefetch;
 use self::registry::Server;
 use self::tail::Tail;
 use self::upkeep::Upkeep;
@@ -159,6 +165,17 @@ async fn run_once(
     let (inbox, inputs) = Inbox::new();
     let store = StoreId(random_u128());
     let opened = open::open(config.data.as_deref(), store, &inbox, damaged)?;
+    run_opened(config, listener, stop, opened, (inbox, inputs)).await
+}
+
+/// Runs a node on its data.
+async fn run_opened(
+    config: &Config,
+    listener: TcpListener,
+    stop: Pin<&mut impl Future<Output = ()>>,
+    opened: Opened,
+    (inbox, inputs): (Inbox, mpsc::UnboundedReceiver<Input>),
+) -> Result<(), Error> {
     let cluster = KnownCluster::default();
     let listener = Listener::over(listener, Service::OF_NODE, cluster.clone());
     if let Some((known, _)) = opened.identity {
@@ -178,7 +195,7 @@ async fn run_once(
         address: config.advertise.clone(),
         node: Core::new(myself, Settings::default(), opened.found),
         coordinator: None,
-        state: opened.state,
+        state: opened.state.clone(),
         _feeder: opened.feeder,
         tail: opened.tail,
         logger: Logger::start(opened.log, inbox.clone())?,
@@ -186,7 +203,7 @@ async fn run_once(
         board,
         server,
         cluster,
-        inbox,
+        inbox: inbox.clone(),
         directory: opened.directory,
         pipes: BTreeMap::new(),
         callers: BTreeMap::new(),
@@ -195,6 +212,7 @@ async fn run_once(
         next_ticket: 1,
         work: VecDeque::new(),
         copies: copy::Sources::default(),
+        prefetch: Prefetch::new(opened.state, inbox),
         upkeep: Upkeep::default(),
         log_bytes: 0,
         repairs: 0,
@@ -246,6 +264,7 @@ struct Shell {
     next_ticket: u64,
     work: VecDeque<Work>,
     copies: copy::Sources,
+    prefetch: Prefetch,
     upkeep: Upkeep,
     log_bytes: u64,
     /// Records found to differ from the majority's, since the start.
@@ -353,6 +372,7 @@ impl Shell {
             Input::LogBytes(bytes) => self.log_bytes = bytes,
             // Writes that waited for room leave when this burst is settled.
             Input::State => {}
+            Input::Read(key) => self.was_read(&key),
             Input::Snapshot(taken) => self.snapshot_taken(*taken),
             Input::Scrubbed(scrub) => self.scrubbed(scrub),
             Input::Failed(why) => self.failed = Some(why),
@@ -397,6 +417,7 @@ impl Shell {
         self.work.push_back(Work::Coordinator(coordinator::Event::Tick));
         self.board.set_interval(self.node.settings().heartbeat_ms.into());
         self.work_off();
+        self.expire_rounds();
         self.keep_up();
     }
 

@@ -151,7 +151,8 @@ fn open_state(
     Ok((Arc::new(state), lost))
 }
 
-fn finish(
+/// Puts the parts together, and applies again what was applied before.
+pub(super) fn finish(
     directory: Option<Directory>,
     store: StoreId,
     log: Box<dyn Log>,

@@ -89,7 +89,8 @@ fn serve<Req: Message, Resp: Message>(
 }
 
 impl Shell {
-    pub(super) fn take_store(&mut self, request: StoreRequest, responder: Client) {
+    /// A request whose record is in memory, as far as could be seen to it.
+    pub(super) fn serve_store(&mut self, request: StoreRequest, responder: Client) {
         match request {
             StoreRequest::Read { read } => self.take_read(read, responder),
             StoreRequest::Change { change } => {
@@ -140,9 +141,7 @@ impl Shell {
 
     /// Committed, but possibly stale: whatever this node has applied (design §5).
     fn weak_read(&self, read: &Read) -> ReadReply {
-        let applied = self.state.applied();
-        let (Some(by), true) = (self.node.node(), self.state.newest() <= applied) else {
-            // Records of several moments stand side by side while a copy is not complete.
+        let (Some(by), Some(applied)) = (self.node.node(), self.state.whole()) else {
             return ReadReply::Refused(Refused::NotServing);
         };
         let Ok(record) = self.state.get(&read.key) else {
@@ -165,7 +164,7 @@ impl Shell {
     }
 
     /// Why clients must go elsewhere; nothing where this node coordinates or is about to.
-    fn not_here(&self) -> Option<Refused> {
+    pub(super) fn not_here(&self) -> Option<Refused> {
         let here = self
             .coordinator
             .as_ref()

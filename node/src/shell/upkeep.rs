@@ -51,6 +51,7 @@ impl Shell {
         }
         self.upkeep.at = now;
         self.copies.expire(now);
+        self.expire_requests();
         if self.node.is_registered() {
             self.state.set_dedup_window(self.node.settings().dedup_window);
         }

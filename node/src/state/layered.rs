@@ -213,12 +213,19 @@ impl LayeredState {
         self.lock().durable
     }
 
-    /// No record is newer than this. While it is above [`applied`](Self::applied), behind a copy
-    /// that ended at an older version, the node serves no session or weak read (design §4).
+    /// No record is newer than this.
     #[must_use]
     pub fn newest(&self) -> Version {
         let inner = self.lock();
         inner.newest.max(inner.applied)
+    }
+
+    /// [`applied`](Self::applied); nothing where records of several moments stand side by side, as
+    /// behind a copy that ended at an older version: no session or weak read then (design §4).
+    #[must_use]
+    pub fn whole(&self) -> Option<Version> {
+        let inner = self.lock();
+        (inner.newest <= inner.applied).then_some(inner.applied)
     }
 
     /// The history of the state.

@@ -1,0 +1,93 @@
+//! An engine whose reads take as long as a test wants.
+
+use std::sync::Arc;
+
+use quorate_node::state::{Group, Marks, Scrubbed, Size, Snapshot, State, StateError, Swept};
+use quorate_protocol::ids::{History, Index};
+use quorate_protocol::record::{Key, Record};
+use quorate_protocol::rpc::bulk::TokenRow;
+use quorate_protocol::version::Version;
+
+/// What is done between a read and its answer, on the reader's thread.
+type During = Arc<dyn Fn(&Key) + Send + Sync>;
+
+/// The engine.
+pub(crate) struct Slow {
+    engine: Arc<dyn State>,
+    during: During,
+}
+
+impl Slow {
+    /// One over another.
+    pub(crate) fn over(
+        engine: Arc<dyn State>,
+        during: impl Fn(&Key) + Send + Sync + 'static,
+    ) -> Self {
+        Self { engine, during: Arc::new(during) }
+    }
+}
+
+impl State for Slow {
+    fn get(&self, key: &Key) -> Result<Option<Record>, StateError> {
+        let found = self.engine.get(key);
+        (self.during)(key);
+        found
+    }
+
+    fn scan(&self, after: Option<&Key>, max: usize) -> Result<Vec<(Key, Record)>, StateError> {
+        self.engine.scan(after, max)
+    }
+
+    fn apply(&self, group: &Group) -> Result<(), StateError> {
+        self.engine.apply(group)
+    }
+
+    fn merge(&self, records: &[(Key, Record)], tokens: &[TokenRow]) -> Result<(), StateError> {
+        self.engine.merge(records, tokens)
+    }
+
+    fn complete(&self, at: Version, whole: bool, forgotten: Index) -> Result<(), StateError> {
+        self.engine.complete(at, whole, forgotten)
+    }
+
+    fn marks(&self) -> Marks {
+        self.engine.marks()
+    }
+
+    fn sync(&self) -> Result<Version, StateError> {
+        self.engine.sync()
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>, StateError> {
+        self.engine.snapshot()
+    }
+
+    fn tokens(&self) -> Result<Vec<TokenRow>, StateError> {
+        self.engine.tokens()
+    }
+
+    fn sweep(&self, after: Option<&Key>, at: Version, max: usize) -> Result<Swept, StateError> {
+        self.engine.sweep(after, at, max)
+    }
+
+    fn scrub(&self, after: Option<&Key>, max: usize) -> Result<Scrubbed, StateError> {
+        self.engine.scrub(after, max)
+    }
+
+    fn size(&self) -> Size {
+        self.engine.size()
+    }
+
+    fn history(&self) -> History {
+        self.engine.history()
+    }
+
+    fn fresh(&self, history: History) -> Result<Arc<dyn State>, StateError> {
+        let (engine, during) = (self.engine.fresh(history)?, Arc::clone(&self.during));
+        Ok(Arc::new(Self { engine, during }))
+    }
+
+    fn adopt(&self) -> Result<(), StateError> {
+        self.engine.adopt()
+    }
+}
