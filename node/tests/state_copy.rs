@@ -259,3 +259,25 @@ fn a_repair_replaces_only_what_was_seen() {
         model.check(&state);
     }
 }
+
+#[test]
+fn a_repair_is_not_made_where_newer_tombstones_are_gone() {
+    for disk in [false, true] {
+        let (_root, engine) = engine(disk);
+        let state = layered(engine);
+        let mut model = Model::default();
+        // A round finds nothing here and a record at the majority.
+        state.apply(model.write(false, 2, Some(1)));
+        let committed = state.applied();
+        let theirs = Record { version: committed, value: Some(Value::from("old")), expires: None };
+        assert_eq!(state.digest(&key(1), committed).unwrap(), Digest::ABSENT);
+        // It is deleted everywhere, and the tombstone is dropped, before the repair comes.
+        state.apply(model.write(false, 1, None));
+        state.pump();
+        let repair = || state.repair(&key(1), Digest::ABSENT, Some(theirs.clone()), committed);
+        assert!(!repair().unwrap(), "the tombstone tells");
+        assert_eq!(sweep(&state, model.last()), 1);
+        assert!(!repair().unwrap(), "nothing tells any more");
+        assert_eq!(state.get(&key(1)).unwrap(), None);
+    }
+}

@@ -155,7 +155,8 @@ pub enum Event {
     Tick,
 }
 
-/// What the coordinator reads of its own replica. Nothing here may block.
+/// What the coordinator reads of its own replica. Nothing here may wait for a disk: the shell
+/// brings the record of a read or a delete into memory before it hands the request over.
 pub trait Records {
     /// What the state holds at `key`; an error where its checksum is wrong.
     ///
