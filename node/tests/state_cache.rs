@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use quorate_node::state::{LayeredState, Limits, MemoryState, State};
+use quorate_node::state::{LayeredState, Limits, MemoryState, State, StateError};
 use quorate_protocol::ids::History;
 use quorate_protocol::record::{Digest, Record, Value};
 use quorate_protocol::version::Version;
@@ -38,6 +38,7 @@ fn cached(engine: Arc<dyn State>, bytes: usize) -> (LayeredState, During) {
         if let Some(during) = during {
             during();
         }
+        Ok(())
     });
     (LayeredState::new(Arc::new(engine), limits, WINDOW, |_| {}).unwrap(), during)
 }
@@ -97,6 +98,32 @@ fn an_engine_in_memory_is_not_kept_twice() {
     assert!(state.lacking(&[key(1), key(2)]).is_empty());
 }
 
+#[test]
+fn a_record_that_a_scrub_finds_damaged_is_damaged_for_readers_too() {
+    let rotten = Arc::new(Mutex::new(None));
+    let at = Arc::clone(&rotten);
+    let engine = Slow::over(Arc::new(MemoryState::new(History(0))), move |read| {
+        let rotten = at.lock().unwrap().clone();
+        rotten.filter(|key| key == read).map_or(Ok(()), |key| Err(StateError::Record { key }))
+    });
+    let state = layered(Arc::new(engine));
+    let mut model = Model::default();
+    state.apply(model.write(false, 1, Some(5)));
+    state.apply(model.write(false, 2, Some(5)));
+    feed(&state);
+    [key(1), key(2)].iter().for_each(|key| state.prefetch(key));
+    *rotten.lock().unwrap() = Some(key(1));
+    let committed = state.applied();
+    assert_ne!(state.digest(&key(1), committed).unwrap(), Digest::DAMAGED, "nobody has looked");
+    assert_eq!(state.scrub_some(None, 100).unwrap().damaged, [key(1)]);
+    assert_eq!(state.digest(&key(1), committed).unwrap(), Digest::DAMAGED);
+    state.prefetch(&key(1));
+    assert_eq!(state.lacking(&[key(1), key(2)]), [key(1)]);
+    let theirs = model.records[&key(1)].clone();
+    assert!(state.repair(&key(1), Digest::DAMAGED, Some(theirs), committed).unwrap());
+    model.check(&state);
+}
+
 /// What happens to a state, be it between reads or during one.
 #[derive(Clone, Debug)]
 enum Act {
@@ -107,8 +134,8 @@ enum Act {
     /// Puts this in place of whatever is there.
     Repair(u32, Option<usize>),
     Sweep,
-    /// Misses so many entries and copies what it lacks, everything or not, to the end or not. Of the
-    /// rest so much comes from the log at once, entry by entry.
+    /// Misses so many entries and copies what it lacks, everything or not, to the end or not. Of
+    /// the rest so much comes from the log at once, entry by entry.
     Copy {
         missed: Vec<(u32, Option<usize>)>,
         whole: bool,

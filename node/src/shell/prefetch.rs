@@ -1,8 +1,8 @@
 //! Who waits for the disk, so that the core does not (design §7).
 //!
 //! A record that only the state's engine has may take long to read. So before anything is handed
-//! to a core, or asked of the state on the core's thread, its keys are looked for in memory. Where one is
-//! missing the request waits here, a reader thread brings the record into memory, and the
+//! to a core, or asked of the state on the core's thread, its keys are looked for in memory. Where
+//! one is missing the request waits here, a reader thread brings the record into memory, and the
 //! request is handed on as if it had just come. Whatever is in memory passes at once.
 //!
 //! # Why several threads

@@ -231,6 +231,7 @@ async fn with_node(test: impl AsyncFnOnce(&mut Node)) {
             asking.send(key.clone()).unwrap();
             at_gate.pass();
         }
+        Ok(())
     });
     let mut log = MemoryLog::new();
     log.write(&[LogOp::Rebase(APPLIED)]).unwrap();

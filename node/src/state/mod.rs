@@ -13,8 +13,8 @@
 //!
 //! * [`LayeredState`] is what a node uses. It keeps what was applied lately in memory
 //!   (`overlay.rs`), with the whole dedup table (`dedup.rs`): applying never waits for a disk.
-//!   Reading through all of it is in `read.rs`, what is asked of the feeder in `jobs.rs`. Records that
-//!   only the engine has are read into a cache (`cache.rs`) before the core asks for them.
+//!   Reading through all of it is in `read.rs`, what is asked of the feeder in `jobs.rs`. Records
+//!   that only the engine has are read into a cache (`cache.rs`) before the core asks for them.
 //! * Its feeder (`feeder.rs`) writes that to the engine in large sorted [`Group`]s in which
 //!   overwrites have already cancelled out, and does everything else that writes to an engine:
 //!   syncs, merging a copy, dropping tombstones. So an engine has one writer.

@@ -172,7 +172,8 @@ impl LayeredState {
         Ok(true)
     }
 
-    /// Verifies about `bytes_max` bytes of the engine's records behind `after`, on this thread.
+    /// Verifies about `bytes_max` bytes of the engine's records behind `after`, on this thread. What is
+    /// damaged is forgotten here too, so that whoever heals it sees the damage and not the cache.
     ///
     /// # Errors
     /// When the engine itself is damaged, so that no key can be named.
@@ -182,6 +183,11 @@ impl LayeredState {
         bytes_max: usize,
     ) -> Result<Scrubbed, StateError> {
         let engine = Arc::clone(&self.lock().engine);
-        engine.scrub(after, bytes_max)
+        let scrubbed = engine.scrub(after, bytes_max)?;
+        if !scrubbed.damaged.is_empty() {
+            let mut inner = self.lock();
+            scrubbed.damaged.iter().for_each(|key| inner.cache.forget(key));
+        }
+        Ok(scrubbed)
     }
 }

@@ -8,8 +8,8 @@ use quorate_protocol::record::{Key, Record};
 use quorate_protocol::rpc::bulk::TokenRow;
 use quorate_protocol::version::Version;
 
-/// What is done between a read and its answer, on the reader's thread.
-type During = Arc<dyn Fn(&Key) + Send + Sync>;
+/// What is done between a read and its answer, on the reader's thread. An error is the answer.
+type During = Arc<dyn Fn(&Key) -> Result<(), StateError> + Send + Sync>;
 
 /// The engine.
 pub(crate) struct Slow {
@@ -21,7 +21,7 @@ impl Slow {
     /// One over another.
     pub(crate) fn over(
         engine: Arc<dyn State>,
-        during: impl Fn(&Key) + Send + Sync + 'static,
+        during: impl Fn(&Key) -> Result<(), StateError> + Send + Sync + 'static,
     ) -> Self {
         Self { engine, during: Arc::new(during) }
     }
@@ -30,7 +30,7 @@ impl Slow {
 impl State for Slow {
     fn get(&self, key: &Key) -> Result<Option<Record>, StateError> {
         let found = self.engine.get(key);
-        (self.during)(key);
+        (self.during)(key)?;
         found
     }
 
@@ -71,7 +71,10 @@ impl State for Slow {
     }
 
     fn scrub(&self, after: Option<&Key>, max: usize) -> Result<Scrubbed, StateError> {
-        self.engine.scrub(after, max)
+        let records = self.engine.scan(after, max)?;
+        let keys = records.into_iter().map(|(key, _)| key);
+        let damaged = keys.filter(|key| (self.during)(key).is_err()).collect();
+        Ok(Scrubbed { damaged, ..Scrubbed::default() })
     }
 
     fn size(&self) -> Size {
