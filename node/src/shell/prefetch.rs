@@ -67,12 +67,16 @@ use crate::state::{LayeredState, StateError};
 
 /// How many threads read at once; more keys wait.
 const READERS_MAX: usize = 8;
-/// How many requests may wait for the disk. Past that clients are told that the node is busy, a
-/// coordinator that fetches is told to come again, and a repair is left to the next round.
+/// How many requests may wait for the disk, and as many keys. Past that clients are told that the
+/// node is busy, a coordinator that fetches is told to come again, and a repair is left to the next
+/// round.
 const REQUESTS_MAX: usize = 16_384;
 /// How many rounds may wait for the disk; past that the oldest is answered without its digests.
 /// Well below the appends that a coordinator has in flight, so that entries go on.
 const ROUNDS_MAX: usize = 8;
+/// How many keys of rounds may wait to be read, those included whose round was answered without
+/// them; past that a round is answered without its digests at once.
+const ROUND_KEYS_MAX: usize = 16_384;
 /// How long the end of a node waits for what is being read.
 const READERS_END_WAIT: Duration = Duration::from_secs(5);
 /// How long a round waits at the most, before it is answered without its digests: a coordinator
@@ -137,6 +141,11 @@ impl Prefetch {
         let readers = Readers { desk: Arc::default(), state, inbox };
         Self { requests: Line::default(), rounds: Line::default(), readers }
     }
+
+    /// Whether no more requests may wait.
+    fn is_full(&self) -> bool {
+        self.requests.len().max(self.requests.keys()) >= REQUESTS_MAX
+    }
 }
 
 /// Which key a client's request reads on the core's thread.
@@ -159,7 +168,7 @@ impl Shell {
         if lacking.is_empty() || !self.reads_here(&request) {
             return self.serve_store(request, client);
         }
-        if self.prefetch.requests.len() >= REQUESTS_MAX {
+        if self.prefetch.is_full() {
             return client.send(match request {
                 StoreRequest::Read { .. } => StoreResponse::Read(ReadReply::Refused(Refused::Busy)),
                 _ => StoreResponse::Change(ChangeReply::Refused(Refused::Busy)),
@@ -180,7 +189,7 @@ impl Shell {
         if lacking.is_empty() {
             return responder.send(ReplicaResponse::Fetch(self.fetch(&fetch)));
         }
-        if self.prefetch.requests.len() >= REQUESTS_MAX {
+        if self.prefetch.is_full() {
             return responder.send(ReplicaResponse::Fetch(Err(Declined::NotReady)));
         }
         self.hold(lacking, Late::Fetch(fetch, responder));
@@ -191,7 +200,7 @@ impl Shell {
         let lacking = self.state.lacking(std::slice::from_ref(&repair.key));
         if lacking.is_empty() {
             self.repair(repair);
-        } else if self.prefetch.requests.len() < REQUESTS_MAX {
+        } else if !self.prefetch.is_full() {
             self.hold(lacking, Late::Repair(repair));
         }
     }
@@ -212,6 +221,9 @@ impl Shell {
             && let Some(oldest) = self.prefetch.rounds.release_oldest()
         {
             self.answer_without_digests(oldest);
+        }
+        if self.prefetch.rounds.keys() >= ROUND_KEYS_MAX {
+            return self.answer_without_digests(round);
         }
         let keys = self.prefetch.rounds.hold(lacking, round);
         self.prefetch.readers.read(keys);
@@ -329,6 +341,11 @@ impl<T> Line<T> {
         self.held.len()
     }
 
+    /// How many keys are to be read, also those that nothing waits for any more.
+    fn keys(&self) -> usize {
+        self.wanted.len()
+    }
+
     /// Takes something in line. Gives back the keys that nothing waited for before.
     fn hold(&mut self, keys: Vec<Key>, what: T) -> Vec<Key> {
         let number = self.next;
@@ -384,7 +401,7 @@ struct Desk {
     ended: Condvar,
 }
 
-/// Bounded by what may wait: each key in it is wanted by somebody.
+/// Bounded as the keys of the two lines are.
 #[derive(Default)]
 struct Queue {
     keys: VecDeque<Key>,
@@ -479,8 +496,9 @@ mod tests {
         let _ = line.hold(vec![key(1)], 3);
         assert_eq!(line.release(|what| *what == 3), [3]);
         assert_eq!(line.release_oldest(), Some(1));
+        assert_eq!((line.len(), line.keys()), (1, 2), "the keys are read all the same");
         assert_eq!(line.read(&key(1)), [] as [i32; 0]);
         assert_eq!(line.read(&key(2)), [2]);
-        assert_eq!(line.len(), 0);
+        assert_eq!((line.len(), line.keys()), (0, 0));
     }
 }

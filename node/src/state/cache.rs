@@ -4,8 +4,8 @@
 //! The read itself is made without the lock, so the engine's record may change meanwhile: whoever
 //! changes it says so when the engine has the change, and a read that began before is not taken
 //! in. Who changes records is the feeder alone: by a group, a page of a copy, a sweep. A copy that
-//! replaces the engine replaces the cache with it. A scrub that finds a record damaged on disk says so
-//! too: it is healed by those who see that it is damaged.
+//! replaces the engine replaces the cache with it. A scrub that finds a record damaged on disk says
+//! so too: it is healed by those who see that it is damaged.
 //!
 //! What is evicted when the bound is reached is up to `quick_cache`; a hit allocates nothing.
 

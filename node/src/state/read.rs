@@ -172,8 +172,8 @@ impl LayeredState {
         Ok(true)
     }
 
-    /// Verifies about `bytes_max` bytes of the engine's records behind `after`, on this thread. What is
-    /// damaged is forgotten here too, so that whoever heals it sees the damage and not the cache.
+    /// Verifies about `bytes_max` bytes of the engine's records behind `after`, on this thread.
+    /// What is damaged leaves the cache, so that whoever heals it sees the damage.
     ///
     /// # Errors
     /// When the engine itself is damaged, so that no key can be named.
