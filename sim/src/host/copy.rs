@@ -2,7 +2,7 @@
 
 use quorate_coordinator::core::event::Event as Coordination;
 use quorate_node::core::event::{CopyDone, CopyFailed, Event};
-use quorate_protocol::ids::{History, NodeId};
+use quorate_protocol::ids::{History, Index, NodeId};
 use quorate_protocol::rpc::Declined;
 use quorate_protocol::rpc::bulk::{CopyError, CopyOpened, Cursor, OpenCopy, Page, PageRequest};
 use quorate_protocol::version::Version;
@@ -38,6 +38,8 @@ pub(crate) struct Copying {
     snapshot: Version,
     /// Where a whole copy goes, until it takes the place of the state.
     second: Option<State>,
+    /// What the source had forgotten.
+    forgotten: Index,
     /// The page that is asked for next.
     after: Cursor,
 }
@@ -61,6 +63,7 @@ impl Process {
             session: 0,
             snapshot: Version::ZERO,
             second: None,
+            forgotten: Index(0),
             after: Cursor::Start,
         });
         self.out.push(Out::Counted(Count::Copy));
@@ -142,6 +145,7 @@ impl Process {
     pub(crate) fn copy_page(&mut self, page: Option<Result<Page, CopyError>>) {
         let Some(copying) = &mut self.copying else { return };
         let Some(Ok(page)) = page else { return self.end_copy(false) };
+        copying.forgotten = copying.forgotten.max(page.forgotten);
         copying.second.as_mut().unwrap_or(&mut self.state).merge(&page);
         self.dirty = true;
         match page.next {
@@ -164,7 +168,7 @@ impl Process {
             if let Some(second) = copying.second.take() {
                 self.state = second;
             }
-            self.state.complete(snapshot, whole);
+            self.state.complete(snapshot, whole, copying.forgotten);
             self.dirty = false;
             self.out.push(Out::Adopted);
             Ok(CopyDone { snapshot, history })

@@ -14,7 +14,7 @@ use quorate_node::core::replica::{Recovered, Replica};
 use quorate_node::core::{Core, Myself};
 use quorate_node::log::Log;
 use quorate_protocol::entry::{Answer, Entry, TokenId};
-use quorate_protocol::ids::{ClusterId, Epoch, NodeId, ProcessId, StoreId};
+use quorate_protocol::ids::{ClusterId, Epoch, Index, NodeId, ProcessId, StoreId};
 use quorate_protocol::record::{Key, Record};
 use quorate_protocol::rpc::registry::Registered;
 use quorate_protocol::rpc::store::{Level, Read, Refused};
@@ -147,6 +147,10 @@ impl Records for Here<'_> {
 
     fn token(&self, id: TokenId) -> Option<(Version, Answer)> {
         self.state.token(id)
+    }
+
+    fn forgotten(&self) -> Index {
+        self.state.forgotten
     }
 
     fn applied(&self) -> Version {

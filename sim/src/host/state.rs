@@ -24,6 +24,8 @@ pub(crate) struct State {
     damaged: BTreeSet<Key>,
     rows: BTreeMap<Version, TokenRow>,
     by_token: BTreeMap<TokenId, Version>,
+    /// Requests among the entries at or below this may be forgotten.
+    pub(crate) forgotten: Index,
     pub(crate) applied: Version,
     pub(crate) newest: Version,
     pub(crate) swept: Version,
@@ -107,6 +109,7 @@ impl State {
     }
 
     fn forget(&mut self, floor: Index) {
+        self.forgotten = self.forgotten.max(floor);
         while let Some(row) = self.rows.first_entry() {
             if row.key().index > floor {
                 break;
@@ -148,7 +151,8 @@ impl State {
 
     /// A page of what is newer than `since`, from the cursor on.
     pub(crate) fn page(&self, since: Version, from: &Cursor) -> Result<Page, Damaged> {
-        let mut page = Page { records: Vec::new(), tokens: Vec::new(), next: None };
+        let (records, tokens) = (Vec::new(), Vec::new());
+        let mut page = Page { records, tokens, forgotten: self.forgotten, next: None };
         if let Cursor::Token(above) = from {
             let rows =
                 self.rows.range((std::ops::Bound::Excluded(*above), std::ops::Bound::Unbounded));
@@ -188,7 +192,13 @@ impl State {
     }
 
     /// A copy is here in full.
-    pub(crate) fn complete(&mut self, snapshot: Version, whole: bool) {
+    ///
+    /// Ours are all known between what we forgot and `applied`, the source's between what it
+    /// forgot and the snapshot: where the two meet, nothing more is forgotten than before.
+    pub(crate) fn complete(&mut self, snapshot: Version, whole: bool, forgotten: Index) {
+        if forgotten > self.applied.index {
+            self.forgotten = self.forgotten.max(forgotten.min(snapshot.index));
+        }
         if whole {
             self.swept = self.swept.max(snapshot);
         }
