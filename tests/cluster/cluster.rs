@@ -192,6 +192,19 @@ impl Cluster {
         assert!(status.success(), "{node} ended with {status}");
     }
 
+    /// The nodes that ended since the last call though nobody told them to, none of them well.
+    pub(crate) fn ended_by_themselves(&mut self) -> Vec<NodeId> {
+        let mut ended = Vec::new();
+        for (id, node) in &mut self.nodes {
+            if let Some(status) = node.process.as_mut().and_then(Process::end) {
+                assert!(status.code().is_some_and(|code| code > 0), "{id} ended with {status}");
+                node.process = None;
+                ended.push(*id);
+            }
+        }
+        ended
+    }
+
     pub(crate) fn is_up(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(|node| node.process.is_some())
     }

@@ -9,6 +9,7 @@
 //! * [`cluster`]: a server and its nodes; what is true once it has settled.
 //! * [`load`]: clients that keep a book of everything they were told.
 //! * [`witness`]: what `status` said meanwhile.
+//! * [`small_disk`]: a file system that can be filled.
 //! * The rest: the claims, by theme.
 //!
 //! One test runs at a time, whatever the test runner would like: two cores are not enough for two
@@ -22,12 +23,14 @@ mod ask;
 mod cluster;
 mod load;
 mod process;
+mod small_disk;
 mod witness;
 
 mod contents;
 mod damage;
 mod divergence;
 mod failover;
+mod full_disk;
 mod membership;
 mod outage;
 mod refusals;

@@ -80,15 +80,17 @@ impl Process {
 
     /// Waits for its end.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        until("the process ends", async || {
-            self.child.try_wait().unwrap().ok_or_else(|| "it runs".to_owned())
-        })
-        .await
+        until("the process ends", async || self.end().ok_or_else(|| "it runs".to_owned())).await
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn end(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Whether it runs, paused or not.
     pub(crate) fn is_alive(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
+        self.end().is_none()
     }
 }
 
