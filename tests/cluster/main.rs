@@ -28,6 +28,7 @@ mod witness;
 
 mod contents;
 mod damage;
+mod directories;
 mod divergence;
 mod failover;
 mod full_disk;

@@ -45,6 +45,11 @@ impl SmallDisk {
             .unwrap();
     }
 
+    /// Nobody can write to it any more.
+    pub(crate) fn protect(&self) {
+        self.remount("ro");
+    }
+
     fn remount(&self, how: &str) {
         let how = format!("remount,{how}");
         let args = [OsStr::new("-o"), OsStr::new(&how), self.path().as_os_str()];

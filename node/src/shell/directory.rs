@@ -49,7 +49,9 @@ pub enum DirectoryError {
         why: String,
     },
     /// The system refuses.
-    #[error("cannot use {path}: {source}")]
+    #[error(
+        "cannot use {path}: {source}; give the node a directory that its user may write to, on a disk with room"
+    )]
     Io {
         /// What was tried.
         path: PathBuf,
@@ -120,6 +122,10 @@ impl Directory {
         written.map_err(io_at(&new))?;
         fs::rename(&new, &file).map_err(io_at(&file))?;
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io_at(&self.dir))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.dir
     }
 
     pub(crate) fn log(&self) -> PathBuf {

@@ -164,8 +164,19 @@ async fn run_once(
 ) -> Result<(), Error> {
     let (inbox, inputs) = Inbox::new();
     let store = StoreId(random_u128());
-    let opened = open::open(config.data.as_deref(), store, &inbox, damaged)?;
-    run_opened(config, listener, stop, opened, (inbox, inputs)).await
+    let directory = config.data.as_deref().map(|dir| Directory::open(dir, store)).transpose();
+    let directory = directory.map_err(OpenFailed::from)?;
+    let identity = directory.as_ref().and_then(|directory| directory.identity);
+    let cluster = KnownCluster::default();
+    let server = Server::new(&config.servers, &cluster);
+    if let Some((known, _)) = identity {
+        cluster.set(known);
+        // Before anything is opened: opening puts files in order, and those of another cluster are
+        // not ours to touch.
+        server.check().await?;
+    }
+    let opened = open::open(directory, store, &inbox, damaged)?;
+    run_opened(config, listener, stop, opened, (cluster, server), (inbox, inputs)).await
 }
 
 /// Runs a node on its data.
@@ -174,13 +185,10 @@ async fn run_opened(
     listener: TcpListener,
     stop: Pin<&mut impl Future<Output = ()>>,
     opened: Opened,
+    (cluster, server): (KnownCluster, Server),
     (inbox, inputs): (Inbox, mpsc::UnboundedReceiver<Input>),
 ) -> Result<(), Error> {
-    let cluster = KnownCluster::default();
     let listener = Listener::over(listener, Service::OF_NODE, cluster.clone());
-    if let Some((known, _)) = opened.identity {
-        cluster.set(known);
-    }
     let board = Board::new();
     let myself = Myself {
         address: config.advertise.clone(),
@@ -188,7 +196,6 @@ async fn run_opened(
         durable: config.data.is_some(),
         identity: opened.identity,
     };
-    let server = Server::new(&config.servers, &cluster);
     let mut shell = Shell {
         clock: Clock::start(),
         engine: if config.data.is_some() { "disk" } else { "memory" },

@@ -82,20 +82,19 @@ pub(super) struct Opened {
     pub(super) found: Recovered,
 }
 
-/// Opens a data directory, or makes a new one; without a directory everything is in memory. A
-/// state that is known to be damaged is set aside.
+/// Opens what is in a data directory; without one everything is in memory, in a new store. A state
+/// that is known to be damaged is set aside.
 pub(super) fn open(
-    data: Option<&Path>,
+    directory: Option<Directory>,
     mint: StoreId,
     inbox: &Inbox,
     damaged: bool,
 ) -> Result<Opened, OpenFailed> {
-    let Some(dir) = data else {
+    let Some(directory) = directory else {
         let engine: Arc<dyn State> = Arc::new(MemoryState::new(History(0)));
         return finish(None, mint, Box::new(MemoryLog::new()), engine, inbox);
     };
-    let directory = Directory::open(dir, mint)?;
-    let store = directory.store;
+    let (dir, store) = (directory.path(), directory.store);
     let failed = |source| OpenFailed::Write { dir: directory.log(), source };
     let files = RealFiles::create(&directory.log()).map_err(failed)?;
     let (log, report) = DiskLog::open(files, DiskOptions::new(store))?;

@@ -50,6 +50,15 @@ impl Server {
         self.links[0].wrong_answer()
     }
 
+    /// Whether what listens at the server's address may be this cluster's server. Who cannot be
+    /// reached may be.
+    pub(crate) async fn check(&self) -> Result<(), RegisterFailed> {
+        match self.ask(RegistryRequest::Coordinator {}).await {
+            Err(error @ CallError::Rejected(_)) => Err(RegisterFailed::Rejected(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Registers, for as long as it takes. Only the server's own refusal ends it.
     pub(crate) async fn register(
         &self,

@@ -34,6 +34,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::inbox::Inbox;
+use super::registry::Server;
 use super::{Config, open, run_opened};
 use crate::log::memory::MemoryLog;
 use crate::log::{Log, LogOp};
@@ -239,7 +240,10 @@ async fn with_node(test: impl AsyncFnOnce(&mut Node)) {
     let opened = open::finish(None, StoreId(1), Box::new(log), Arc::new(engine), &inbox).unwrap();
     let config = Config { servers, advertise: address.clone(), data: None };
     let never = pin!(std::future::pending());
-    let running = run_opened(&config, listener, never, opened, (inbox, inputs));
+    let cluster = KnownCluster::default();
+    let server = Server::new(&config.servers, &cluster);
+    let running =
+        run_opened(&config, listener, never, opened, (cluster, server), (inbox, inputs));
     let mut node = Node { address, gate, asked };
     tokio::select! {
         outcome = running => panic!("the node ended: {outcome:?}"),
