@@ -277,8 +277,8 @@ pub(crate) struct Server {
     /// A new cluster takes letters and digits only, as keys and as values
     #[arg(long, env = "QUORATE_ALPHANUMERIC", value_parser = FalseyValueParser::new())]
     pub(crate) alphanumeric: bool,
-    /// Give up the cluster's data, where too many members are gone for good: tells what may be
-    /// lost, asks, and then starts over
+    /// Where too many members are gone for good: give up what they alone hold. Tells what may be
+    /// lost, asks, and then begins a new history with what the first node that answers holds
     #[arg(long, env = "QUORATE_ABANDON_DATA", value_parser = FalseyValueParser::new())]
     pub(crate) abandon_data: bool,
     /// Do not ask

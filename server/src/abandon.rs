@@ -57,15 +57,17 @@ impl fmt::Display for Abandon {
             );
         };
         writeln!(f, "Cluster {}, history {}, view {view}.", self.cluster, self.history)?;
-        writeln!(f, "EVERY key and value of it is given up, on these nodes and on all others:")?;
+        writeln!(f, "What its members hold is given up, but for what one of them goes on with:")?;
         for (holder, floor) in &self.holders {
             writeln!(f, "  {holder}, last known to hold everything up to {floor}")?;
         }
         write!(
             f,
-            "The first node that answers begins a new history with nothing; nodes that come back \
-             with data of this one do not bring it in. If {} of the members can still be started, \
-             start them instead: nothing is lost then.",
+            "The first node that answers begins a new history with what it holds itself: let that \
+             be the one that holds most, and start no empty one before it. Every key and value \
+             that it lacks is lost; nodes that come back later with data of this history do not \
+             bring it in. If {} of the members can still be started, start them instead: nothing \
+             is lost then.",
             view.members.takeover_quorum()
         )
     }

@@ -72,7 +72,14 @@ impl Cluster {
     }
 
     pub(crate) async fn start_server(&mut self) {
-        self.server = Some(Process::start(self.server_args(), &self.log_path("server")).await);
+        self.start_server_with(&[]).await;
+    }
+
+    /// The server once more, with these flags besides.
+    pub(crate) async fn start_server_with(&mut self, flags: &[&str]) {
+        let mut args = self.server_args();
+        args.extend(flags.iter().map(OsString::from));
+        self.server = Some(Process::start(args, &self.log_path("server")).await);
     }
 
     /// The command line of the server.
@@ -215,6 +222,11 @@ impl Cluster {
 
     pub(crate) fn up(&self) -> Vec<NodeId> {
         self.nodes.keys().copied().filter(|node| self.is_up(*node)).collect()
+    }
+
+    /// What the server has logged so far.
+    pub(crate) fn server_log(&self) -> String {
+        read_log(&self.log_path("server"))
     }
 
     /// What a node has logged so far.

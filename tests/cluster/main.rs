@@ -26,6 +26,7 @@ mod process;
 mod small_disk;
 mod witness;
 
+mod abandoned;
 mod contents;
 mod damage;
 mod directories;

@@ -58,7 +58,12 @@ impl Core {
         let heard = |node: &NodeId| self.hears(*node);
         let silent: Members = members.iter().filter(|node| !heard(node)).collect();
         let missing = members.write_quorum().checked_sub(members.len() - silent.len())?;
-        (missing > 0).then(|| format!("{missing} of {silent} to return, for writes to go on"))
+        (missing > 0).then(|| {
+            format!(
+                "{missing} of {silent} to return, for writes to go on; if they cannot, give up \
+                 what only they hold with quorate server --abandon-data"
+            )
+        })
     }
 
     /// The coordinator is silent: it has lost the server, or more. Only its members can tell.
