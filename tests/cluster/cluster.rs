@@ -224,6 +224,15 @@ impl Cluster {
         self.nodes.keys().copied().filter(|node| self.is_up(*node)).collect()
     }
 
+    /// The process numbers of everyone who runs, by name.
+    pub(crate) fn pids(&self) -> BTreeMap<String, u32> {
+        let nodes = self.nodes.iter();
+        let nodes =
+            nodes.filter_map(|(id, node)| Some((id.to_string(), node.process.as_ref()?.pid())));
+        let server = self.server.iter().map(|server| ("server".to_owned(), server.pid()));
+        nodes.chain(server).collect()
+    }
+
     /// What the server has logged so far.
     pub(crate) fn server_log(&self) -> String {
         read_log(&self.log_path("server"))

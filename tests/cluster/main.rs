@@ -33,6 +33,7 @@ mod directories;
 mod divergence;
 mod failover;
 mod full_disk;
+mod hostile;
 mod membership;
 mod outage;
 mod refusals;

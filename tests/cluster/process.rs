@@ -78,6 +78,10 @@ impl Process {
         kill_process(pid, signal).unwrap();
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for its end.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         until("the process ends", async || self.end().ok_or_else(|| "it runs".to_owned())).await
@@ -100,6 +104,14 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// How much memory of its own a process has in use (RssAnon); nothing once it is gone.
+pub(crate) fn rss_anon_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or_default() << 10
 }
 
 /// Runs a process that must end by itself; gives its exit code and what it said.

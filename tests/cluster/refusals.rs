@@ -19,7 +19,7 @@ use crate::process::{PATIENCE, assert_told, refused};
 const SOME: usize = 40;
 
 /// A hello for a service, in this version of the protocol or another.
-fn hello(version: u16, service: u8) -> Vec<u8> {
+pub(crate) fn hello(version: u16, service: u8) -> Vec<u8> {
     let mut bytes = b"QUORATE\n".to_vec();
     bytes.extend(version.to_le_bytes());
     bytes.push(service);
@@ -28,7 +28,7 @@ fn hello(version: u16, service: u8) -> Vec<u8> {
 }
 
 /// Sends this and waits until the other end hangs up.
-async fn is_hung_up_on(address: &str, what: &str, bytes: &[u8]) {
+pub(crate) async fn is_hung_up_on(address: &str, what: &str, bytes: &[u8]) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     // The other end may hang up amid it.
     let _ = stream.write_all(bytes).await;

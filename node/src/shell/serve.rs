@@ -126,6 +126,8 @@ impl Shell {
 
     fn take_read(&mut self, read: Read, responder: Client) {
         match read.level {
+            // A value takes a while to fetch: for nobody, the others shall not wait.
+            Level::Weak if !responder.has_room() => drop(responder),
             Level::Weak => responder.send(StoreResponse::Read(self.weak_read(&read))),
             Level::Majority => {
                 if let Some(refused) = self.not_here() {

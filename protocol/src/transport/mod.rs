@@ -76,6 +76,7 @@
 //! | unsent output | [`WRITE_BUFFER_BYTES`](connection::WRITE_BUFFER_BYTES) and one frame | no more answers or calls are taken up |
 //! | a peer that reads nothing | [`WRITE_STALL_MS_MAX`](connection::WRITE_STALL_MS_MAX) | the connection ends |
 //! | unanswered requests of a connection | [`IN_FLIGHT_MAX`], [`IN_FLIGHT_BYTES_MAX`](serve::IN_FLIGHT_BYTES_MAX) | no more is read; the dialer's calls wait |
+//! | answers that a connection leaves lying | [`ANSWER_BYTES_MAX`](serve::ANSWER_BYTES_MAX) | further ones are dropped, and said to be |
 //! | a call | [`DEADLINE_MS_MAX`] | it times out |
 //! | a dial | [`DIAL_TIMEOUT_MS`](link::DIAL_TIMEOUT_MS) | it fails; the next waits up to [`REDIAL_MS_MAX`](link::REDIAL_MS_MAX) |
 //!

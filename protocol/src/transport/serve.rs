@@ -10,10 +10,13 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use futures::{Sink, Stream};
+use postcard::ser_flavors::Size;
+use serde::Serialize;
 use tarpc::server::{BaseChannel, TrackedRequest};
 use tarpc::{ChannelError, Response, ServerError};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -26,8 +29,14 @@ use super::frame::FrameError;
 use super::wire::unanswered;
 
 /// When the unanswered requests of one connection come to this much, no more is read: together
-/// with one frame, all that one client can make a process hold.
+/// with one frame, and with [`ANSWER_BYTES_MAX`], all that one client can make a process hold.
 pub const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+
+/// When the answers of one connection that wait for their client come to this much, further ones
+/// are dropped, and their requests are told that no answer will come. Requests are small and many
+/// fit into one read, while the length of an answer shows when it is there: a client that asks for
+/// thousands of large values and reads none would else make a process hold them all.
+pub const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Serves one connection until its client is done or it fails: every request that arrives is
 /// handed to `inbox` with the [`Responder`] for its answer.
@@ -35,8 +44,8 @@ pub const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 /// `inbox` is called on the connection's own task and must not block. At most [`IN_FLIGHT_MAX`]
 /// requests of a connection, and about [`IN_FLIGHT_BYTES_MAX`] of them, are unanswered at once,
 /// whether their client still waits or not; then no more is read. Nor is it while the client
-/// leaves the answers lying. When the connection ends, requests that were handed out go on, and
-/// their answers are dropped.
+/// leaves the answers lying, of which at most [`ANSWER_BYTES_MAX`] are kept. When the connection
+/// ends, requests that were handed out go on, and their answers are dropped.
 ///
 /// # Errors
 /// What ended the connection, where it was not the client closing it.
@@ -58,6 +67,7 @@ where
         answers,
         unanswered: 0,
         unanswered_bytes: 0,
+        waiting_bytes: Arc::default(),
         input_ended: false,
     };
     let outcome = poll_fn(|cx| serving.poll(cx)).await;
@@ -78,6 +88,8 @@ pub struct Responder<Resp> {
     /// How long the request's frame was.
     bytes: usize,
     deadline: Instant,
+    /// What the answers that wait on this connection come to.
+    waiting_bytes: Arc<AtomicUsize>,
     /// Taken by the answer.
     sender: Option<mpsc::UnboundedSender<Answer<Resp>>>,
 }
@@ -88,33 +100,57 @@ struct Answer<Resp> {
     id: u64,
     /// How long the request's frame was.
     bytes: usize,
+    /// How long the answer itself is.
+    answer_bytes: usize,
     message: Result<Resp, ServerError>,
 }
 
-impl<Resp> Responder<Resp> {
-    /// Answers the request. Where the client no longer waits, nothing happens.
+impl<Resp: Serialize> Responder<Resp> {
+    /// Answers the request. Where the client no longer waits, or leaves too many answers lying,
+    /// nothing happens, or it is told that no answer will come.
     pub fn send(mut self, answer: Resp) {
-        self.put(Ok(answer));
+        let bytes = length(&answer);
+        let before = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before > 0 && before + bytes > ANSWER_BYTES_MAX {
+            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return; // Dropped, it tells the client.
+        }
+        self.put(Ok(answer), bytes);
     }
+}
 
+impl<Resp> Responder<Resp> {
     /// When the client stops waiting.
     #[must_use]
     pub fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    fn put(&mut self, message: Result<Resp, ServerError>) {
+    /// Whether it is worth while to make an answer that is long: less than half of
+    /// [`ANSWER_BYTES_MAX`] waits. Where it is not, let go of the responder.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.waiting_bytes.load(Ordering::Relaxed) < ANSWER_BYTES_MAX / 2
+    }
+
+    fn put(&mut self, message: Result<Resp, ServerError>, answer_bytes: usize) {
         if let Some(sender) = self.sender.take() {
             // Fails when the connection is gone: then there is nobody to tell.
-            let _ = sender.send(Answer { id: self.id, bytes: self.bytes, message });
+            let _ = sender.send(Answer { id: self.id, bytes: self.bytes, answer_bytes, message });
         }
     }
 }
 
 impl<Resp> Drop for Responder<Resp> {
     fn drop(&mut self) {
-        self.put(Err(unanswered()));
+        self.put(Err(unanswered()), 0);
     }
+}
+
+/// How long an answer is on the wire; byte strings in it are counted, not looked at.
+fn length(answer: &impl Serialize) -> usize {
+    // What cannot be encoded is found out, and told, where it is.
+    postcard::serialize_with_flavor(answer, Size::default()).unwrap_or_default()
 }
 
 /// One connection being served.
@@ -122,13 +158,15 @@ struct Serving<Req, Resp, S, F> {
     channel: BaseChannel<Req, Resp, ServerConnection<Req, Resp, S>>,
     inbox: F,
     sender: mpsc::UnboundedSender<Answer<Resp>>,
-    /// Holds no more than `unanswered`.
+    /// Holds no more than `unanswered`, and no more than [`ANSWER_BYTES_MAX`] but for a single one.
     answers: mpsc::UnboundedReceiver<Answer<Resp>>,
     /// How many responders are out, or have their answers in `answers`. At most
     /// [`IN_FLIGHT_MAX`]; tarpc's own count leaves out what was cancelled.
     unanswered: usize,
     /// What their requests came to on the wire.
     unanswered_bytes: usize,
+    /// What `answers` comes to on the wire.
+    waiting_bytes: Arc<AtomicUsize>,
     input_ended: bool,
 }
 
@@ -158,12 +196,11 @@ where
     /// Puts the answers that are ready into the output; `false` when it is full.
     fn put_answers(&mut self, cx: &mut Context<'_>) -> Outcome<bool> {
         while Pin::new(&mut self.channel).poll_ready(cx)?.is_ready() {
-            let Poll::Ready(Some(Answer { id, bytes, message })) = self.answers.poll_recv(cx)
-            else {
-                return Ok(true);
-            };
+            let Poll::Ready(Some(answer)) = self.answers.poll_recv(cx) else { return Ok(true) };
+            let Answer { id, bytes, answer_bytes, message } = answer;
             self.unanswered -= 1;
             self.unanswered_bytes -= bytes;
+            self.waiting_bytes.fetch_sub(answer_bytes, Ordering::Relaxed);
             Pin::new(&mut self.channel).start_send(Response { request_id: id, message })?;
         }
         Ok(false)
@@ -186,6 +223,7 @@ where
                         id: request.id,
                         bytes,
                         deadline: request.context.deadline,
+                        waiting_bytes: Arc::clone(&self.waiting_bytes),
                         sender: Some(self.sender.clone()),
                     };
                     (self.inbox)(request.message, responder);
@@ -333,6 +371,46 @@ mod tests {
                 responder.send(body.clone());
             }
         }
+    }
+
+    #[tokio::test]
+    async fn answers_over_the_bound_are_dropped_and_said_to_be() {
+        let body = Bytes::from(vec![0; 1 << 20]);
+        let more = 10;
+        let asked = ANSWER_BYTES_MAX / body.len() + more;
+        let (mut client, stream) = duplex(1024);
+        let inbox = Inbox::default();
+        let mut serving = pin!(serve(stream, &inbox));
+        let asking = requests(0..asked as u64, b"");
+        let mut sending = pin!(client.write_all(&asking));
+        while inbox.borrow().len() < asked {
+            assert!(futures::poll!(serving.as_mut()).is_pending());
+            let _ = futures::poll!(sending.as_mut());
+        }
+        for (n, (_, responder)) in std::mem::take(&mut *inbox.borrow_mut()).into_iter().enumerate()
+        {
+            assert_eq!(responder.has_room(), n * body.len() < ANSWER_BYTES_MAX / 2);
+            responder.send(body.clone());
+        }
+        let mut dropped = 0;
+        let reading = async {
+            for _ in 0..asked {
+                let answer = read_answer(&mut client).await;
+                dropped += usize::from(answer.message == Err(unanswered()));
+            }
+            // The bound is on what waits, not on what was ever asked for.
+            client.write_all(&requests(asked as u64..asked as u64 + 1, b"")).await.unwrap();
+            while inbox.borrow().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            inbox.borrow_mut().pop().unwrap().1.send(body.clone());
+            assert_eq!(read_answer(&mut client).await.message, Ok(body.clone()));
+        };
+        tokio::select! {
+            ended = serving => panic!("{ended:?}"),
+            () = reading => {}
+        }
+        assert!((more..=more + 1).contains(&dropped), "{dropped} of {asked} were dropped");
     }
 
     #[tokio::test]
