@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use quorate_client::DEFAULT_DEADLINE;
-use quorate_protocol::ids::NodeId;
+use quorate_protocol::ids::{History, NodeId};
 
 use crate::alone;
 use crate::ask;
 use crate::cluster::Cluster;
 use crate::contents::everywhere;
 use crate::load::Load;
-use crate::process::until;
+use crate::process::{PATIENCE, until};
 use crate::witness::Witness;
 
 /// How many changes show that a cluster goes on.
@@ -125,6 +125,45 @@ fn two_of_three_killed_at_once_is_a_halt_and_no_guess() {
         cluster.restart(coordinator).await;
         cluster.settled(&cluster.up()).await;
         load.finish().await;
+        witness.question().await;
+        cluster.end();
+    });
+}
+
+#[test]
+fn a_cluster_in_memory_starts_afresh_under_a_new_history_once_every_node_is_gone() {
+    alone(async {
+        let mut cluster = Cluster::with_server().await;
+        for _ in 0..3 {
+            cluster.join_in_memory().await;
+        }
+        let members = cluster.up();
+        cluster.settled(&members).await;
+        let load = Load::start(cluster.client().await, DEFAULT_DEADLINE);
+        let witness = Witness::call(cluster.client().await, &cluster.server_address);
+        load.goes_on(SOME).await;
+        let client = cluster.client().await;
+        client.set_setting("gone_after", "1s", PATIENCE).await.unwrap();
+        // As long as one is left, it has everything, and whoever comes gets it.
+        for node in &members[..2] {
+            cluster.kill(*node);
+            cluster.settled(&cluster.up()).await;
+            load.goes_on(SOME).await;
+        }
+        let joined = cluster.join_in_memory().await;
+        cluster.settled(&[members[2], joined]).await;
+        load.goes_on(SOME).await;
+        client.write("before", "kept").await.unwrap();
+        load.finish_without_error().await;
+        assert_eq!(ask::server(&cluster.server_address).await.unwrap().history, History(0));
+
+        cluster.kill(members[2]);
+        cluster.kill(joined);
+        let first = cluster.join_in_memory().await;
+        let view = cluster.settled(&[first]).await;
+        assert_eq!(view.history, History(1));
+        assert_eq!(client.read("before").await.unwrap().value, None, "all of it is gone");
+        cluster.recovered(&members).await;
         witness.question().await;
         cluster.end();
     });
