@@ -108,6 +108,7 @@ fn a_coordinator_that_is_stopped_hands_over_without_an_error() {
         assert_ne!(cluster.coordinator().await, coordinator);
         cluster.restart(coordinator).await;
         cluster.settled(&members).await;
+        cluster.recovered(&[]).await;
         load.finish_without_error().await;
         witness.question().await;
         cluster.end();
@@ -117,7 +118,7 @@ fn a_coordinator_that_is_stopped_hands_over_without_an_error() {
 #[test]
 fn a_coordinator_that_wakes_up_deposed_serves_nothing() {
     alone(async {
-        let cluster = Cluster::start(3).await;
+        let mut cluster = Cluster::start(3).await;
         let client = cluster.client().await;
         client.write("watched", "before").await.unwrap();
         let load = Load::start(client.clone(), DEFAULT_DEADLINE);
@@ -166,7 +167,7 @@ fn a_coordinator_that_wakes_up_deposed_serves_nothing() {
             Ok(ChangeReply::Refused(_)) => assert_eq!(read, None),
             Ok(ChangeReply::Unknown | ChangeReply::Expired) | Err(_) => {}
         }
-        cluster.settled(&cluster.up()).await;
+        cluster.recovered(&[]).await;
         load.finish_without_error().await;
         witness.question().await;
         cluster.end();

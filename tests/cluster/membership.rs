@@ -29,8 +29,9 @@ fn nodes_join_under_load_and_an_emptied_one_comes_back_as_another() {
             load.goes_on(SOME).await;
             cluster.join().await;
             cluster.settled(&cluster.up()).await;
+            load.goes_on(SOME).await;
+            load.everything_is_there().await;
         }
-        load.goes_on(SOME).await;
 
         let emptied = cluster.follower().await;
         cluster.kill(emptied);
@@ -41,6 +42,7 @@ fn nodes_join_under_load_and_an_emptied_one_comes_back_as_another() {
         assert!(!(1..=4).map(NodeId).any(|old| old == fresh), "{fresh} was used before");
         cluster.settled(&cluster.up()).await;
         load.goes_on(SOME).await;
+        load.everything_is_there().await;
 
         // In memory, every start is a new node.
         let memory = cluster.join_in_memory().await;
@@ -49,7 +51,7 @@ fn nodes_join_under_load_and_an_emptied_one_comes_back_as_another() {
         cluster.settled(&cluster.up()).await;
         let again = cluster.join_in_memory().await;
         assert_ne!(memory, again);
-        cluster.settled(&cluster.up()).await;
+        cluster.recovered(&[emptied, memory]).await;
         let contents = load.finish_without_error().await;
         let some = contents.into_iter().step_by(7).take(100).collect();
         everywhere(&cluster, &some).await;
@@ -71,15 +73,18 @@ fn the_last_node_standing_has_everything() {
             cluster.kill(coordinator);
             gone.push(coordinator);
             cluster.settled(&cluster.up()).await;
+            cluster.serves().await;
             load.goes_on(SOME).await;
             load.everything_is_there().await;
         }
         for node in gone {
             cluster.restart(node).await;
             cluster.settled(&cluster.up()).await;
+            cluster.serves().await;
             load.goes_on(SOME).await;
             load.everything_is_there().await;
         }
+        cluster.recovered(&[]).await;
         let contents = load.finish_without_error().await;
         let some = contents.into_iter().step_by(7).take(100).collect();
         everywhere(&cluster, &some).await;
@@ -123,7 +128,7 @@ fn two_of_three_killed_at_once_is_a_halt_and_no_guess() {
         cluster.settled(&cluster.up()).await;
         load.everything_is_there().await;
         cluster.restart(coordinator).await;
-        cluster.settled(&cluster.up()).await;
+        cluster.recovered(&[]).await;
         load.finish().await;
         witness.question().await;
         cluster.end();

@@ -32,8 +32,8 @@ fn nothing_acknowledged_is_lost_when_every_process_is_killed_at_once() {
             cluster.settled(&members).await;
             load.everything_is_there().await;
         }
+        cluster.recovered(&[]).await;
         load.finish().await;
-        cluster.serves().await;
         witness.question().await;
         cluster.end();
     });
@@ -64,6 +64,8 @@ fn a_cluster_goes_on_without_its_server() {
             if heard == members { Ok(()) } else { Err(format!("of {heard:?}")) }
         })
         .await;
+        load.everything_is_there().await;
+        cluster.recovered(&[]).await;
         load.finish_without_error().await;
         witness.question().await;
         cluster.end();
