@@ -188,7 +188,17 @@ impl Cluster {
     }
 
     pub(crate) fn signal(&self, node: NodeId, signal: Signal) {
-        self.nodes[&node].process.as_ref().expect("it runs").signal(signal);
+        self.process(node).signal(signal);
+    }
+
+    /// The process of the server.
+    pub(crate) fn server(&self) -> &Process {
+        self.server.as_ref().expect("it runs")
+    }
+
+    /// The process of a node.
+    pub(crate) fn process(&self, node: NodeId) -> &Process {
+        self.nodes[&node].process.as_ref().expect("it runs")
     }
 
     /// SIGTERM, and the end of the process. It must end well.

@@ -153,9 +153,9 @@ fn a_node_leaves_a_directory_that_it_cannot_use_as_it_is() {
         let killed: Vec<_> = cluster.up().into_iter().filter(|node| *node != running).collect();
         let node = |dir: &Path| cluster.node_args(Some(dir), "127.0.0.1:0");
 
-        // In use. It is paused, so that whatever changes is the other one's doing.
+        // In use. Whoever uses it is paused, so that whatever changes is the other one's doing.
         let dir = cluster.nodes[&running].dir.clone().unwrap();
-        cluster.signal(running, Signal::STOP);
+        cluster.process(running).pause().await;
         leaves_alone(&dir, node(&dir), 2, &["in use", "stop it", "directory of its own"]).await;
         cluster.signal(running, Signal::CONT);
 
@@ -177,7 +177,9 @@ fn a_node_leaves_a_directory_that_it_cannot_use_as_it_is() {
         leaves_alone(&dirs[0], args, 3, &["belongs to cluster", "give the address"]).await;
         // A server's.
         let server = cluster.path("server");
+        cluster.server().pause().await;
         leaves_alone(&server, node(&server), 2, &["not a node's", "empty directory"]).await;
+        cluster.server().signal(Signal::CONT);
 
         // On a disk that nobody may write to; as it is, and where nothing is there yet.
         if let Some(disk) = SmallDisk::mount(DISK_MIB) {
@@ -209,8 +211,9 @@ fn a_server_leaves_a_directory_that_it_cannot_use_as_it_is() {
             args.into_iter().chain([dir.into()]).collect()
         };
         let dir = cluster.path("server");
-        // It writes when the view changes only, so it need not be paused.
+        cluster.server().pause().await;
         leaves_alone(&dir, server(&dir), 2, &["in use", "--data"]).await;
+        cluster.server().signal(Signal::CONT);
         let node = cluster.up()[0];
         cluster.stop(node).await;
         let nodes = cluster.nodes[&node].dir.clone().unwrap();

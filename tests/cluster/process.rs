@@ -78,6 +78,24 @@ impl Process {
         kill_process(pid, signal).unwrap();
     }
 
+    /// Stops it where it is, until it is told to continue. Returns once every thread stands still.
+    pub(crate) async fn pause(&self) {
+        self.signal(Signal::STOP);
+        let threads = format!("/proc/{}/task", self.child.id());
+        until("every thread stands still", async || {
+            for thread in std::fs::read_dir(&threads).unwrap() {
+                let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+                let stat = stat.unwrap_or_default();
+                let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+                if state != Some('T') {
+                    return Err(stat);
+                }
+            }
+            Ok(())
+        })
+        .await;
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
