@@ -342,7 +342,7 @@ impl Runner {
                 self.applied(through)
             }
             "forgotten" => {
-                self.world.forgotten = Index(next(args)?);
+                self.world.forgotten = Index(args.take()?);
                 String::new()
             }
             "promised" => {
