@@ -7,13 +7,13 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_protocol::ids::ClusterId;
+use quorate_protocol::ids::{ClusterId, StoreId};
 use quorate_protocol::transport::{
     AcceptError, CallError, ClientConnection, ConnectError, FrameError, Hello, KnownCluster, Link,
     Listener, Responder, Service, TurnedAway, connect, serve_channel, spawn_client,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -33,6 +33,9 @@ type Inbox = mpsc::UnboundedReceiver<(u64, Responder<ProbeResponse>)>;
 /// No condition here takes longer, however slow the machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What the processes here keep.
+const STORE: StoreId = StoreId(3);
+
 /// A process that accepts and hands every request to the test.
 struct Process {
     address: String,
@@ -44,8 +47,13 @@ struct Process {
 
 impl Process {
     async fn start(address: &str) -> Self {
+        Self::start_with(address, STORE).await
+    }
+
+    async fn start_with(address: &str, store: StoreId) -> Self {
         let cluster = KnownCluster::new(ClusterId(1));
-        let mut listener = Listener::bind(address, Service::OF_NODE, cluster).await.unwrap();
+        let port = TcpListener::bind(address).await.unwrap();
+        let mut listener = Listener::over(port, Service::OF_NODE, cluster, store);
         let address = listener.local_address().unwrap().to_string();
         let (into_inbox, inbox) = mpsc::unbounded_channel();
         let (into_ends, ends) = mpsc::unbounded_channel();
@@ -118,7 +126,7 @@ async fn raw(address: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let mut hello = [0; 48];
     hello[..8].copy_from_slice(b"QUORATE\n");
-    (hello[8], hello[10]) = (1, 6);
+    (hello[8], hello[10]) = (2, 6);
     stream.write_all(&hello).await.unwrap();
     stream.read_exact(&mut hello).await.unwrap();
     assert_eq!(hello[11], 0, "welcome");
@@ -212,6 +220,42 @@ async fn a_call_that_is_turned_away_says_why_and_what_to_do() {
     let error = call(&registry, 1).await.unwrap_err();
     assert!(error.to_string().contains("give the server's address"), "{error}");
     running.abort();
+}
+
+#[tokio::test]
+async fn what_answers_at_a_members_address_is_not_the_member() {
+    let (_held, address) = reserved();
+    let mut member = Process::start(&address).await;
+    let cluster = KnownCluster::new(ClusterId(1));
+    let link: Link<ProbeRequest, ProbeResponse> =
+        Link::to_store(STORE, &*address, Service::Replica, cluster);
+    let answers = async {
+        let (number, responder) = member.next().await;
+        responder.send(ProbeResponse::Probe(number));
+    };
+    let (outcome, ()) = tokio::join!(call(&link, 1), answers);
+    assert_eq!(outcome, Ok(1));
+
+    // Its process is started anew without its data, and belongs to the cluster as somebody else.
+    member.stop().await;
+    let found = StoreId(4);
+    let mut other = Process::start_with(&address, found).await;
+    let error = loop {
+        match call(&link, 2).await.unwrap_err() {
+            // The old connection broke.
+            CallError::Lost { .. } => {}
+            error => break error,
+        }
+    };
+    let expected = ConnectError::OtherStore { address: address.clone(), expected: STORE, found };
+    assert_eq!(error, CallError::Rejected(expected));
+    assert!(error.to_string().contains("on its own data directory"), "{error}");
+    assert!(other.inbox.try_recv().is_err(), "nothing reached it");
+    other.stop().await;
+
+    // The member itself is found again.
+    let _member = Process::start(&address).await.echo();
+    assert_eq!(call(&link, 3).await, Ok(3));
 }
 
 #[tokio::test]
@@ -400,13 +444,14 @@ async fn a_hostile_deadline_is_a_long_one_and_nothing_else() {
 
 #[tokio::test]
 async fn a_connection_can_move_to_another_threads_runtime() {
-    let cluster = KnownCluster::default();
-    let mut listener = Listener::bind("127.0.0.1:0", Service::OF_NODE, cluster).await.unwrap();
+    let cluster = KnownCluster::new(ClusterId(1));
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut listener = Listener::over(port, Service::OF_NODE, cluster.clone(), STORE);
     let address = listener.local_address().unwrap();
     let calling = tokio::spawn(async move {
         let address = address.to_string();
         let link: Link<ProbeRequest, ProbeResponse> =
-            Link::new(address, Service::Heartbeat, KnownCluster::default());
+            Link::to_store(STORE, address, Service::Heartbeat, cluster);
         call(&link, 4).await
     });
     let accepted = within(listener.accept()).await.unwrap();

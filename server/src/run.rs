@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use quorate_protocol::ids::ClusterId;
+use quorate_protocol::ids::{ClusterId, NodeId, StoreId};
 use quorate_protocol::rpc::registry::{RegistryRequest, RegistryResponse};
 use quorate_protocol::seeded::Seeded;
 use quorate_protocol::settings::Settings;
@@ -36,7 +36,7 @@ use crate::core::effect::{Effect, StopReason};
 use crate::core::event::{CallId, Event, Request, Ticket};
 use crate::core::state::State;
 use crate::disk::Disk;
-use crate::nodes::{Nodes, Outcome};
+use crate::nodes::{Nodes, Outcome, Place};
 use crate::store::{Store, StoreError};
 
 /// How often the core is told that time has passed.
@@ -262,19 +262,29 @@ impl Shell {
             }
             Effect::Survey { round, nodes } => {
                 for (node, address) in nodes {
-                    self.nodes.survey(round, node, address, timeout);
+                    let place = self.place(node, address);
+                    self.nodes.survey(round, node, place, timeout);
                 }
             }
-            Effect::Appoint { address, appointment, .. } => {
-                self.nodes.appoint(address, *appointment, timeout);
+            Effect::Appoint { node, address, appointment } => {
+                let place = self.place(node, address);
+                self.nodes.appoint(place, *appointment, timeout);
             }
             Effect::Announce { nodes, announcement } => {
-                for (_, address) in nodes {
-                    self.nodes.announce(address, (*announcement).clone(), timeout);
+                for (node, address) in nodes {
+                    let place = self.place(node, address);
+                    self.nodes.announce(place, (*announcement).clone(), timeout);
                 }
             }
             Effect::Stop(reason) => self.stopped = Some(reason),
         }
+    }
+
+    /// A node's address with the store that is bound to its number. One that has left the
+    /// directory meanwhile has none, and nobody answers for it.
+    fn place(&self, node: NodeId, address: String) -> Place {
+        let known = self.core.state().directory.get(&node);
+        Place { address, store: known.map_or_else(StoreId::default, |known| known.store) }
     }
 }
 

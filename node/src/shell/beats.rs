@@ -11,12 +11,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
-use quorate_protocol::ids::NodeId;
+use quorate_protocol::ids::{NodeId, StoreId};
 use quorate_protocol::rpc::heartbeat::{Beat, HeartbeatRequest, HeartbeatResponse};
 use quorate_protocol::transport::{
     CallError, ConnectError, Detached, KnownCluster, Link, Service, serve_channel,
 };
-use quorate_protocol::view::Directory;
+use quorate_protocol::view::{Directory, Registration};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -83,9 +83,12 @@ impl Board {
     }
 }
 
+/// Where a node listens, and the store that must answer there.
+type Place = (String, StoreId);
+
 /// What is asked of the heartbeat thread.
 enum Request {
-    Peers(BTreeMap<NodeId, String>),
+    Peers(BTreeMap<NodeId, Place>),
     Serve(Box<Detached>),
 }
 
@@ -112,7 +115,8 @@ impl Beats {
     /// Calls these nodes from now on, and no others.
     pub(crate) fn set_peers(&self, me: Option<NodeId>, nodes: &Directory) {
         let others = nodes.iter().filter(|(node, _)| Some(**node) != me);
-        let peers = others.map(|(node, known)| (*node, known.address.clone())).collect();
+        let place = |known: &Registration| (known.address.clone(), known.store);
+        let peers = others.map(|(node, known)| (*node, place(known))).collect();
         let _ = self.requests.send(Request::Peers(peers));
     }
 
@@ -137,23 +141,25 @@ async fn run(
     cluster: &KnownCluster,
     mut requests: mpsc::UnboundedReceiver<Request>,
 ) {
-    let mut callers: BTreeMap<NodeId, (String, JoinHandle<()>)> = BTreeMap::new();
+    let mut callers: BTreeMap<NodeId, (Place, JoinHandle<()>)> = BTreeMap::new();
     while let Some(request) = requests.recv().await {
         match request {
             Request::Serve(connection) => serve(board, *connection),
             Request::Peers(peers) => {
-                callers.retain(|node, (address, caller)| {
-                    let keep = peers.get(node) == Some(address);
+                callers.retain(|node, (place, caller)| {
+                    let keep = peers.get(node) == Some(place);
                     if !keep {
                         caller.abort();
                     }
                     keep
                 });
-                for (node, address) in peers {
+                for (node, place) in peers {
                     callers.entry(node).or_insert_with(|| {
-                        let link = Link::new(address.clone(), Service::Heartbeat, cluster.clone());
+                        let (address, store) = place.clone();
+                        let cluster = cluster.clone();
+                        let link = Link::to_store(store, address, Service::Heartbeat, cluster);
                         let calls = call(node, link, Arc::clone(board), inbox.clone());
-                        (address, tokio::spawn(calls))
+                        (place, tokio::spawn(calls))
                     });
                 }
             }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_protocol::ids::{History, NodeId};
+use quorate_protocol::ids::{History, NodeId, StoreId};
 use quorate_protocol::rpc::Declined;
 use quorate_protocol::rpc::bulk::{
     BulkRequest, BulkResponse, CopyError, CopyOpened, Cursor, OpenCopy, PageRequest,
@@ -148,12 +148,19 @@ impl Shell {
         history: History,
         whole: bool,
     ) {
-        let known = self.node.nodes().get(&source).map(|known| known.address.clone());
-        let address = known.unwrap_or(address);
+        let Some(known) = self.node.nodes().get(&source) else {
+            // Whose data it must be is not known yet: the order comes again.
+            tracing::warn!(from = %source, "asked to copy from a node that is not known here");
+            return ended(&self.inbox, Err(CopyFailed));
+        };
+        // The order says where the source listens by now; the directory, which store that is.
+        let address = if address.is_empty() { known.address.clone() } else { address };
+        let store = known.store;
         let since = if whole { Version::ZERO } else { self.node.replica().durable_applied() };
         let order = Order {
             me: self.node.node().unwrap_or_default(),
             address,
+            store,
             history,
             since,
             whole,
@@ -168,6 +175,7 @@ impl Shell {
 struct Order {
     me: NodeId,
     address: String,
+    store: StoreId,
     history: History,
     since: Version,
     whole: bool,
@@ -187,13 +195,18 @@ async fn receive(state: LayeredState, order: Order, inbox: Inbox) {
             Err(CopyFailed)
         }
     };
+    ended(&inbox, outcome);
+}
+
+fn ended(inbox: &Inbox, outcome: Result<CopyDone, CopyFailed>) {
     let done = outcome.is_ok();
     inbox.put(Input::Node(Event::Copied(outcome)));
     inbox.put(Input::Coordinator(quorate_coordinator::core::event::Event::Copied { done }));
 }
 
 async fn fetch_all(state: &LayeredState, order: &Order) -> Result<Version, String> {
-    let link = Link::<BulkRequest, BulkResponse>::new(
+    let link = Link::<BulkRequest, BulkResponse>::to_store(
+        order.store,
         order.address.clone(),
         Service::Bulk,
         order.cluster.clone(),

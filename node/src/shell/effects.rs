@@ -18,7 +18,7 @@ use quorate_protocol::rpc::replica::{
 use quorate_protocol::rpc::store::StoreResponse;
 use quorate_protocol::transport::{Link, Responder, Service};
 use quorate_protocol::version::{Promise, Version};
-use quorate_protocol::view::Directory;
+use quorate_protocol::view::{Directory, Registration};
 
 use super::inbox::{Inbox, Input};
 use super::pipe::Pipe;
@@ -239,15 +239,19 @@ impl Shell {
     fn follow_peers(&mut self, nodes: &Directory) {
         self.beats.set_peers(self.node.node(), nodes);
         self.pipes.retain(|node, pipe| {
-            nodes.get(node).is_some_and(|known| known.address == pipe.address())
+            nodes
+                .get(node)
+                .is_some_and(|known| known.address == pipe.address() && known.store == pipe.store())
         });
     }
 
-    /// The calls to a node, in order; nothing where nobody knows its address.
+    /// The calls to a node, in order; nothing where nobody knows its address. They go to the store
+    /// that the directory binds to its number, never to whoever else answers there.
     fn pipe(&mut self, to: NodeId) -> Option<&Pipe<ReplicaRequest, ReplicaResponse>> {
         if !self.pipes.contains_key(&to) {
-            let address = self.node.nodes().get(&to)?.address.clone();
-            let link = Link::new(address, Service::Replica, self.cluster.clone());
+            let Registration { address, store, .. } = self.node.nodes().get(&to)?;
+            let cluster = self.cluster.clone();
+            let link = Link::to_store(*store, address.clone(), Service::Replica, cluster);
             self.pipes.insert(to, Pipe::open(link));
         }
         self.pipes.get(&to)

@@ -188,7 +188,7 @@ async fn run_opened(
     (cluster, server): (KnownCluster, Server),
     (inbox, inputs): (Inbox, mpsc::UnboundedReceiver<Input>),
 ) -> Result<(), Error> {
-    let listener = Listener::over(listener, Service::OF_NODE, cluster.clone());
+    let listener = Listener::over(listener, Service::OF_NODE, cluster.clone(), opened.store);
     let board = Board::new();
     let myself = Myself {
         address: config.advertise.clone(),

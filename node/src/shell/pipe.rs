@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use quorate_protocol::ids::StoreId;
 use quorate_protocol::transport::{CallError, Link, Message, Named};
 use tokio::sync::mpsc;
 
@@ -24,12 +25,13 @@ struct Call<Req, Resp> {
 /// are done.
 pub(crate) struct Pipe<Req, Resp> {
     address: String,
+    store: StoreId,
     calls: mpsc::UnboundedSender<Call<Req, Resp>>,
 }
 
 impl<Req, Resp> Clone for Pipe<Req, Resp> {
     fn clone(&self) -> Self {
-        Self { address: self.address.clone(), calls: self.calls.clone() }
+        Self { address: self.address.clone(), store: self.store, calls: self.calls.clone() }
     }
 }
 
@@ -37,13 +39,17 @@ impl<Req: Message + Named, Resp: Message> Pipe<Req, Resp> {
     /// Opens the pipe over a link. The cores bound how many calls are in it.
     pub(crate) fn open(link: Link<Req, Resp>) -> Self {
         let (calls, receiver) = mpsc::unbounded_channel();
-        let address = link.address().to_owned();
+        let (address, store) = (link.address().to_owned(), link.store());
         tokio::spawn(run(link, receiver));
-        Self { address, calls }
+        Self { address, store, calls }
     }
 
     pub(crate) fn address(&self) -> &str {
         &self.address
+    }
+
+    pub(crate) fn store(&self) -> StoreId {
+        self.store
     }
 
     pub(crate) fn call(

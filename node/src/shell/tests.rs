@@ -241,9 +241,9 @@ async fn with_node(test: impl AsyncFnOnce(&mut Node)) {
     let config = Config { servers, advertise: address.clone(), data: None };
     let never = pin!(std::future::pending());
     let cluster = KnownCluster::default();
-    let server = Server::new(&config.servers, &cluster);
+    let registry = Server::new(&config.servers, &cluster);
     let running =
-        run_opened(&config, listener, never, opened, (cluster, server), (inbox, inputs));
+        run_opened(&config, listener, never, opened, (cluster, registry), (inbox, inputs));
     let mut node = Node { address, gate, asked };
     tokio::select! {
         outcome = running => panic!("the node ended: {outcome:?}"),

@@ -14,7 +14,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Message;
 use super::connection::{ServerConnection, prepare};
-use super::hello::{self, HELLO_TIMEOUT_MS, Hello, KnownCluster, NoHello, Service, Status};
+use super::hello::{self, HELLO_TIMEOUT_MS, Hello, Host, KnownCluster, NoHello, Service, Status};
+use crate::ids::StoreId;
 
 /// How many clients may be connected to one process at once; the next is told that it is busy.
 pub const CLIENT_CONNECTIONS_MAX: usize = 512;
@@ -115,6 +116,20 @@ pub enum TurnedAway {
     /// It belongs to another cluster.
     #[error("it belongs to another cluster")]
     OtherCluster,
+    /// It means the process of another store: a node that was at this address before, most likely.
+    #[error(
+        "it looks for the node with store {wanted}, which is not this one; if that node moved, the server learns its address when it registers"
+    )]
+    OtherStore {
+        /// The store it looks for; zero where it did not say.
+        wanted: StoreId,
+    },
+    /// It asked for a service of peers, and this process has not registered.
+    #[error("this process has not registered yet and serves no peer")]
+    NotRegistered,
+    /// It asked for a service of peers and did not say of which cluster it is.
+    #[error("it does not say which cluster it belongs to")]
+    NoCluster,
     /// It asked for a service this process does not have.
     #[error("it asked for a service that is not here")]
     NotServed,
@@ -136,14 +151,14 @@ pub struct Listener {
 
 /// What every hello is judged by.
 struct Door {
-    cluster: KnownCluster,
-    served: &'static [Service],
+    host: Host,
     clients: Arc<Semaphore>,
     peers: Arc<Semaphore>,
 }
 
 impl Listener {
-    /// Listens at `address` (`HOST:PORT`, port 0 for any) for these services.
+    /// Listens at `address` (`HOST:PORT`, port 0 for any) for these services, as a process that
+    /// keeps no store.
     ///
     /// # Errors
     /// Why not, with what to do about it.
@@ -167,15 +182,19 @@ impl Listener {
                 _ => BindError::Failed { address, why },
             }
         })?;
-        Ok(Self::over(port, served, cluster))
+        Ok(Self::over(port, served, cluster, StoreId::default()))
     }
 
-    /// Takes over a port that listens already.
+    /// Takes over a port that listens already, for the process that keeps `store`.
     #[must_use]
-    pub fn over(port: TcpListener, served: &'static [Service], cluster: KnownCluster) -> Self {
+    pub fn over(
+        port: TcpListener,
+        served: &'static [Service],
+        cluster: KnownCluster,
+        store: StoreId,
+    ) -> Self {
         let door = Arc::new(Door {
-            cluster,
-            served,
+            host: Host { cluster, store, served },
             clients: Arc::new(Semaphore::new(CLIENT_CONNECTIONS_MAX)),
             peers: Arc::new(Semaphore::new(PEER_CONNECTIONS_MAX)),
         });
@@ -259,25 +278,25 @@ impl Door {
             NoHello::Closed => TurnedAway::HungUp,
             NoHello::Io(error) => TurnedAway::from(error),
         })?;
-        let judged = hello::judge(&self.cluster, self.served, &theirs).and_then(|hello| {
+        let judged = self.host.judge(&theirs).and_then(|hello| {
             let permit = self.slots(hello.service).try_acquire_owned();
             permit.map(|permit| (hello, permit)).map_err(|_| Status::Busy)
         });
         let status = judged.as_ref().err().copied().unwrap_or(Status::Welcome);
-        hello::answer(stream, &self.cluster, &theirs, status).await?;
+        self.host.answer(stream, &theirs, status).await?;
         judged.map_err(|status| match status {
             Status::OtherVersion => TurnedAway::OtherVersion { theirs: theirs.version },
             Status::OtherCluster => TurnedAway::OtherCluster,
             Status::Busy => TurnedAway::Busy,
+            Status::OtherStore => TurnedAway::OtherStore { wanted: theirs.store },
+            Status::NotRegistered => TurnedAway::NotRegistered,
+            Status::NoCluster => TurnedAway::NoCluster,
             Status::NotServed | Status::Welcome => TurnedAway::NotServed,
         })
     }
 
     fn slots(&self, service: Service) -> Arc<Semaphore> {
-        Arc::clone(match service {
-            Service::Store | Service::Registry => &self.clients,
-            Service::Appoint | Service::Replica | Service::Bulk | Service::Heartbeat => &self.peers,
-        })
+        Arc::clone(if service.is_for_peers() { &self.peers } else { &self.clients })
     }
 }
 
@@ -360,9 +379,9 @@ mod tests {
     use crate::ids::ClusterId;
 
     fn door() -> Door {
+        let cluster = KnownCluster::new(ClusterId(1));
         Door {
-            cluster: KnownCluster::new(ClusterId(1)),
-            served: Service::OF_NODE,
+            host: Host { cluster, store: StoreId(3), served: Service::OF_NODE },
             clients: Arc::new(Semaphore::new(1)),
             peers: Arc::new(Semaphore::new(1)),
         }
@@ -390,15 +409,19 @@ mod tests {
         Hello::new(service, ClusterId(cluster))
     }
 
+    fn peer(service: Service) -> Hello {
+        from(service, 1).with_store(StoreId(3))
+    }
+
     #[tokio::test(start_paused = true)]
     async fn every_hello_gets_the_verdict_it_deserves() {
         let door = door();
         let mut other = from(Service::Store, 0);
-        other.version = 2;
+        other.version = 1;
         let mut unknown = from(Service::Store, 0).encode(Status::Welcome);
         unknown[10] = 99;
         let cases = [
-            (other.encode(Status::Welcome), TurnedAway::OtherVersion { theirs: 2 }, 1),
+            (other.encode(Status::Welcome), TurnedAway::OtherVersion { theirs: 1 }, 1),
             (from(Service::Store, 2).encode(Status::Welcome), TurnedAway::OtherCluster, 2),
             (from(Service::Registry, 1).encode(Status::Welcome), TurnedAway::NotServed, 3),
             (unknown, TurnedAway::NotServed, 3),
@@ -406,14 +429,49 @@ mod tests {
         for (bytes, expected, status) in cases {
             let (outcome, answer) = hear(&door, &bytes).await;
             assert_eq!(outcome.unwrap_err(), expected);
-            assert_eq!(answer, Some((1, status, 1)));
+            assert_eq!(answer, Some((2, status, 1)));
         }
         for cluster in [0, 1] {
             let hello = from(Service::Store, cluster);
             let (outcome, answer) = hear(&door, &hello.encode(Status::Welcome)).await;
             assert_eq!(outcome.unwrap().0, hello);
-            assert_eq!(answer, Some((1, 0, 1)));
+            assert_eq!(answer, Some((2, 0, 1)));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_is_served_only_if_it_names_this_store_and_this_cluster() {
+        let door = door();
+        let peers = Service::ALL.into_iter().filter(|service| service.is_for_peers());
+        for service in peers {
+            assert!(hear(&door, &peer(service).encode(Status::Welcome)).await.0.is_ok());
+            let cases = [
+                (from(service, 1), TurnedAway::OtherStore { wanted: StoreId(0) }),
+                (
+                    from(service, 1).with_store(StoreId(4)),
+                    TurnedAway::OtherStore { wanted: StoreId(4) },
+                ),
+                (from(service, 0).with_store(StoreId(3)), TurnedAway::NoCluster),
+            ];
+            for (hello, expected) in cases {
+                let outcome = hear(&door, &hello.encode(Status::Welcome)).await.0;
+                assert_eq!(outcome.unwrap_err(), expected);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn before_it_has_registered_a_process_serves_no_peer() {
+        let mut door = door();
+        door.host.cluster = KnownCluster::default();
+        let hello = peer(Service::Appoint).encode(Status::Welcome);
+        assert_eq!(hear(&door, &hello).await.0.unwrap_err(), TurnedAway::NotRegistered);
+        // Who looks for another store is told which is here all the same.
+        let other = peer(Service::Appoint).with_store(StoreId(4)).encode(Status::Welcome);
+        let outcome = hear(&door, &other).await.0;
+        assert_eq!(outcome.unwrap_err(), TurnedAway::OtherStore { wanted: StoreId(4) });
+        door.host.cluster.set(ClusterId(1));
+        assert!(hear(&door, &hello).await.0.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -422,8 +480,8 @@ mod tests {
         let client = from(Service::Store, 1).encode(Status::Welcome);
         let held = hear(&door, &client).await.0.unwrap();
         let (outcome, answer) = hear(&door, &client).await;
-        assert_eq!((outcome.unwrap_err(), answer), (TurnedAway::Busy, Some((1, 4, 1))));
-        assert!(hear(&door, &from(Service::Replica, 1).encode(Status::Welcome)).await.0.is_ok());
+        assert_eq!((outcome.unwrap_err(), answer), (TurnedAway::Busy, Some((2, 4, 1))));
+        assert!(hear(&door, &peer(Service::Replica).encode(Status::Welcome)).await.0.is_ok());
         drop(held);
         assert!(hear(&door, &client).await.0.is_ok());
     }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::connection::{ClientConnection, prepare};
 use super::hello::{self, HELLO_TIMEOUT_MS, Hello, NoHello, Service, Status};
 use super::{Message, Named};
-use crate::ids::ClusterId;
+use crate::ids::{ClusterId, StoreId};
 
 /// How many requests may be on their way over one connection. Further calls wait their turn at
 /// the dialer; the acceptor stops reading where a dialer does not keep to it.
@@ -97,6 +97,37 @@ pub enum ConnectError {
         /// The other end's.
         theirs: ClusterId,
     },
+    /// Another process answers there than the one that is meant. No proof that the one that is
+    /// meant is dead: it may only have moved.
+    #[error(
+        "another process answers at {address}: its store is {found}, not {expected}; start the node that belongs there on its own data directory, or give the process there another address"
+    )]
+    OtherStore {
+        /// Where.
+        address: String,
+        /// Whose process was meant.
+        expected: StoreId,
+        /// Whose process answers.
+        found: StoreId,
+    },
+    /// The process there serves its peers once it has registered.
+    #[error(
+        "the node at {address} has not registered yet; try again, and if it lasts, check that it reaches the server"
+    )]
+    NotRegistered {
+        /// Where.
+        address: String,
+    },
+    /// This process was turned away because it does not know its own cluster.
+    #[error(
+        "{address} serves {service} to its own cluster only, and this process does not know which it belongs to; let it register first"
+    )]
+    NoCluster {
+        /// Where.
+        address: String,
+        /// What was asked for.
+        service: Service,
+    },
     /// The process there does not do this.
     #[error("{address} does not serve {service}; {}", serves(*service))]
     NotServed {
@@ -130,13 +161,23 @@ impl ConnectError {
             Self::NotQuorate { .. }
                 | Self::OtherVersion { .. }
                 | Self::OtherCluster { .. }
+                | Self::OtherStore { .. }
+                | Self::NoCluster { .. }
                 | Self::NotServed { .. }
         )
     }
 
-    /// Whether somebody was there at all: the more telling of two errors.
-    fn is_telling(&self) -> bool {
-        self.is_rejection() || matches!(self, Self::Busy { .. } | Self::HungUp { .. })
+    /// Of the errors of several addresses the one with the highest rank is told: that somebody
+    /// was there at all, before that nothing is known. A refusal comes last: it speaks for the
+    /// whole only where every address refuses, for it may count towards a proof (design §2, †).
+    fn rank(&self) -> u8 {
+        match self {
+            _ if self.is_rejection() => 3,
+            Self::Busy { .. } | Self::HungUp { .. } | Self::NotRegistered { .. } => 3,
+            Self::TimedOut { .. } | Self::Failed { .. } => 2,
+            Self::Refused { .. } => 1,
+            _ => 0,
+        }
     }
 
     fn io(address: &str, error: &io::Error) -> Self {
@@ -152,7 +193,8 @@ impl ConnectError {
 ///
 /// # Errors
 /// Why not, with what to do about it. Of several addresses that fail, the error of one where
-/// somebody answered is told rather than of one where nobody did.
+/// somebody answered is told rather than of one where nobody did, and
+/// [`Refused`](ConnectError::Refused) only where every one of them refuses.
 pub async fn connect<Req: Message, Resp: Message>(
     address: &str,
     hello: Hello,
@@ -176,7 +218,7 @@ pub async fn connect<Req: Message, Resp: Message>(
         let attempt = timeout_at(Instant::now() + share, try_place(address, place, hello)).await;
         match attempt.unwrap_or_else(|_| Err(late())) {
             Ok(connection) => return Ok(connection),
-            Err(next) if error.is_telling() && !next.is_telling() => {}
+            Err(next) if error.rank() > next.rank() => {}
             Err(next) => error = next,
         }
     }
@@ -224,19 +266,29 @@ pub(crate) async fn greet(
     }
     match Status::from_byte(theirs.status) {
         Some(Status::Welcome) => {}
-        Some(Status::Busy) => return Err(ConnectError::Busy { address: address() }),
-        Some(Status::NotServed) => {
-            return Err(ConnectError::NotServed { address: address(), service: ours.service });
-        }
-        // It refuses for a reason that its own hello contradicts, or for one that this version
-        // does not have.
-        Some(Status::OtherVersion | Status::OtherCluster) | None => {
-            return Err(ConnectError::NotQuorate { address: address() });
-        }
+        Some(status) => return Err(turned_away(address(), status, &ours, theirs.store)),
+        None => return Err(ConnectError::NotQuorate { address: address() }),
     }
     sent.map_err(|error| ConnectError::io(&address(), &error))?;
     let Hello { version, service, .. } = ours;
-    Ok(Hello { version, service, flags: theirs.flags, cluster: theirs.cluster })
+    let hello::RawHello { flags, cluster, store, .. } = theirs;
+    Ok(Hello { version, service, flags, cluster, store })
+}
+
+/// What an acceptor's refusal means for the dialer.
+fn turned_away(address: String, status: Status, ours: &Hello, found: StoreId) -> ConnectError {
+    let (service, expected) = (ours.service, ours.store);
+    match status {
+        Status::Busy => ConnectError::Busy { address },
+        Status::NotServed => ConnectError::NotServed { address, service },
+        Status::OtherStore => ConnectError::OtherStore { address, expected, found },
+        Status::NotRegistered => ConnectError::NotRegistered { address },
+        Status::NoCluster => ConnectError::NoCluster { address, service },
+        // It refuses for a reason that its own hello contradicts.
+        Status::Welcome | Status::OtherVersion | Status::OtherCluster => {
+            ConnectError::NotQuorate { address }
+        }
+    }
 }
 
 /// Makes a tarpc client of a connection: the channel for calls, and the task that carries them,
@@ -266,7 +318,7 @@ mod tests {
     use super::*;
 
     fn ours() -> Hello {
-        Hello::new(Service::Store, ClusterId(1))
+        Hello::new(Service::Store, ClusterId(1)).with_store(StoreId(3))
     }
 
     /// What the dialer makes of an acceptor that sends these bytes and then waits.
@@ -293,7 +345,7 @@ mod tests {
         let cases = [
             (
                 with(|hello| hello.version = 9, Status::OtherVersion),
-                ConnectError::OtherVersion { address: address(), ours: 1, theirs: 9 },
+                ConnectError::OtherVersion { address: address(), ours: 2, theirs: 9 },
                 "run the same release",
             ),
             (
@@ -311,11 +363,39 @@ mod tests {
                 "give a node's address",
             ),
             (with(|_| (), Status::Busy), ConnectError::Busy { address: address() }, "try again"),
+            (
+                with(|hello| hello.store = StoreId(9), Status::OtherStore),
+                ConnectError::OtherStore {
+                    address: address(),
+                    expected: StoreId(3),
+                    found: StoreId(9),
+                },
+                "another process answers",
+            ),
+            (
+                with(|_| (), Status::NotRegistered),
+                ConnectError::NotRegistered { address: address() },
+                "try again",
+            ),
+            (
+                with(|_| (), Status::NoCluster),
+                ConnectError::NoCluster { address: address(), service: Service::Store },
+                "let it register first",
+            ),
         ];
         for (bytes, error, fix) in cases {
             assert!(error.to_string().contains(fix), "{error}");
             assert_eq!(answered_by(&bytes).await, Err(error));
         }
+    }
+
+    #[test]
+    fn a_refusal_speaks_for_a_name_only_where_all_its_addresses_refuse() {
+        let address = || "there:1".to_owned();
+        let refused = ConnectError::Refused { address: address() };
+        let late = ConnectError::TimedOut { address: address(), after_ms: 1 };
+        let busy = ConnectError::Busy { address: address() };
+        assert!(late.rank() > refused.rank() && busy.rank() > late.rank());
     }
 
     #[tokio::test(start_paused = true)]
@@ -369,7 +449,8 @@ mod tests {
         };
         let _ = tokio::join!(greeting, hearing);
         let expected =
-            [&b"QUORATE\n"[..], &[1, 0], &[6], &[0], &[0; 4], &[1], &[0; 15], &[0; 16]].concat();
+            [&b"QUORATE\n"[..], &[2, 0], &[6], &[0], &[0; 4], &[1], &[0; 15], &[3], &[0; 15]]
+                .concat();
         assert_eq!(sent[..], expected);
     }
 }

@@ -11,8 +11,15 @@
 //! 11  status    u8       from the acceptor: 0 is welcome, else why not; from the dialer: 0
 //! 12  flags     u32 LE   what the sender can do besides; unknown flags are ignored
 //! 16  cluster   u128 LE  zero where it is not known yet
-//! 32  reserved  16 bytes sent as zero, ignored
+//! 32  store     u128 LE  from the dialer: whose process must answer, zero for any;
+//!                        from the acceptor: its own, zero where it keeps none
 //! ```
+//!
+//! Between members of a cluster an address proves nothing: it may have passed to a process with
+//! an empty or a foreign store, and what that one promises must not count for the member that was
+//! there before. So whoever dials a service of peers ([`Service::is_for_peers`]) names the store
+//! that must answer, and its own cluster; an acceptor with another store says which it has and
+//! goes no further, and one that has not registered serves no peer yet.
 //!
 //! The magic is checked as soon as it is there, so whoever speaks another protocol is found out
 //! at once, and everything else has a deadline, so a slow trickle is cut off.
@@ -23,11 +30,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::ids::ClusterId;
+use crate::ids::{ClusterId, StoreId};
 
 /// The version of the protocol this code speaks. Rises with every change of a message, a frame
 /// or an entry that an older process could misread.
-pub const PROTOCOL_VERSION: u16 = 1;
+/// Version 2 put the store into the hello.
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// How long a hello is.
 pub const HELLO_BYTES: usize = 48;
@@ -67,6 +75,15 @@ impl Service {
     pub const OF_NODE: &[Self] =
         &[Self::Appoint, Self::Replica, Self::Bulk, Self::Heartbeat, Self::Store];
 
+    /// Whether only processes of the cluster call it, and name the store that must answer.
+    #[must_use]
+    pub fn is_for_peers(self) -> bool {
+        match self {
+            Self::Appoint | Self::Replica | Self::Bulk | Self::Heartbeat => true,
+            Self::Registry | Self::Store => false,
+        }
+    }
+
     fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|&service| service as u8 == byte)
     }
@@ -96,6 +113,9 @@ pub struct Hello {
     pub flags: u32,
     /// The cluster it belongs to; zero where it does not know yet.
     pub cluster: ClusterId,
+    /// From a dialer: the store that must answer, zero for any. From an acceptor: its own, zero
+    /// where it keeps none.
+    pub store: StoreId,
 }
 
 impl Hello {
@@ -105,7 +125,13 @@ impl Hello {
     /// A hello of this code's own version.
     #[must_use]
     pub fn new(service: Service, cluster: ClusterId) -> Self {
-        Self { version: PROTOCOL_VERSION, service, flags: 0, cluster }
+        Self { version: PROTOCOL_VERSION, service, flags: 0, cluster, store: StoreId::default() }
+    }
+
+    /// The same with a store.
+    #[must_use]
+    pub fn with_store(self, store: StoreId) -> Self {
+        Self { store, ..self }
     }
 
     pub(crate) fn encode(&self, status: Status) -> [u8; HELLO_BYTES] {
@@ -121,6 +147,7 @@ fn encode_raw(hello: &Hello, service: u8, status: Status) -> [u8; HELLO_BYTES] {
     bytes[11] = status as u8;
     bytes[12..16].copy_from_slice(&hello.flags.to_le_bytes());
     bytes[16..32].copy_from_slice(&hello.cluster.0.to_le_bytes());
+    bytes[32..48].copy_from_slice(&hello.store.0.to_le_bytes());
     bytes
 }
 
@@ -133,13 +160,28 @@ pub(crate) enum Status {
     OtherCluster = 2,
     NotServed = 3,
     Busy = 4,
+    /// Another store answers here than the one that was asked for.
+    OtherStore = 5,
+    /// The process has not registered: it serves no peer yet.
+    NotRegistered = 6,
+    /// The dialer asked for a service of peers and did not say of which cluster it is.
+    NoCluster = 7,
 }
 
 impl Status {
+    const ALL: [Self; 8] = [
+        Self::Welcome,
+        Self::OtherVersion,
+        Self::OtherCluster,
+        Self::NotServed,
+        Self::Busy,
+        Self::OtherStore,
+        Self::NotRegistered,
+        Self::NoCluster,
+    ];
+
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Welcome, Self::OtherVersion, Self::OtherCluster, Self::NotServed, Self::Busy]
-            .into_iter()
-            .find(|&status| status as u8 == byte)
+        Self::ALL.into_iter().find(|&status| status as u8 == byte)
     }
 }
 
@@ -151,6 +193,7 @@ pub(crate) struct RawHello {
     pub(crate) status: u8,
     pub(crate) flags: u32,
     pub(crate) cluster: ClusterId,
+    pub(crate) store: StoreId,
 }
 
 /// Why there is no hello.
@@ -181,13 +224,15 @@ pub(crate) async fn read_hello(stream: &mut (impl AsyncRead + Unpin)) -> Result<
         }
     }
     let [_, _, _, _, _, _, _, _, v0, v1, service, status, f0, f1, f2, f3, rest @ ..] = bytes;
-    let (cluster, _reserved) = rest.split_first_chunk::<16>().expect("the hello's size is fixed");
+    let (cluster, rest) = rest.split_first_chunk::<16>().expect("the hello's size is fixed");
+    let (store, _) = rest.split_first_chunk::<16>().expect("the hello's size is fixed");
     Ok(RawHello {
         version: u16::from_le_bytes([v0, v1]),
         service,
         status,
         flags: u32::from_le_bytes([f0, f1, f2, f3]),
         cluster: ClusterId(u128::from_le_bytes(*cluster)),
+        store: StoreId(u128::from_le_bytes(*store)),
     })
 }
 
@@ -201,39 +246,59 @@ fn ended(error: &io::Error) -> bool {
     )
 }
 
-/// What the acceptor has against a dialer's hello, if anything.
-pub(crate) fn judge(
-    ours: &KnownCluster,
-    served: &[Service],
-    theirs: &RawHello,
-) -> Result<Hello, Status> {
-    if theirs.version != PROTOCOL_VERSION {
-        return Err(Status::OtherVersion);
+/// What an acceptor is, as far as hellos are judged by it.
+pub(crate) struct Host {
+    pub(crate) cluster: KnownCluster,
+    /// The name of its data; zero where it keeps none.
+    pub(crate) store: StoreId,
+    pub(crate) served: &'static [Service],
+}
+
+impl Host {
+    /// What speaks against a dialer's hello, if anything.
+    pub(crate) fn judge(&self, theirs: &RawHello) -> Result<Hello, Status> {
+        let cluster = self.cluster.get();
+        if theirs.version != PROTOCOL_VERSION {
+            return Err(Status::OtherVersion);
+        }
+        if differ(cluster, theirs.cluster) {
+            return Err(Status::OtherCluster);
+        }
+        let service = Service::from_byte(theirs.service)
+            .filter(|service| self.served.contains(service))
+            .ok_or(Status::NotServed)?;
+        if service.is_for_peers() {
+            // The store first: it tells the server that the one it looks for is gone.
+            if theirs.store != self.store {
+                return Err(Status::OtherStore);
+            }
+            if cluster == ClusterId::default() {
+                return Err(Status::NotRegistered);
+            }
+            if theirs.cluster == ClusterId::default() {
+                return Err(Status::NoCluster);
+            }
+        }
+        let RawHello { version, flags, cluster, store, .. } = *theirs;
+        Ok(Hello { version, service, flags, cluster, store })
     }
-    if differ(ours.get(), theirs.cluster) {
-        return Err(Status::OtherCluster);
+
+    /// Answers a dialer: the acceptor's own hello, with its verdict.
+    pub(crate) async fn answer(
+        &self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        theirs: &RawHello,
+        status: Status,
+    ) -> io::Result<()> {
+        let hello = Hello::new(Service::Registry, self.cluster.get()).with_store(self.store);
+        stream.write_all(&encode_raw(&hello, theirs.service, status)).await?;
+        stream.flush().await
     }
-    let service = Service::from_byte(theirs.service)
-        .filter(|service| served.contains(service))
-        .ok_or(Status::NotServed)?;
-    Ok(Hello { version: theirs.version, service, flags: theirs.flags, cluster: theirs.cluster })
 }
 
 /// Whether two clusters are both known and not the same.
 pub(crate) fn differ(ours: ClusterId, theirs: ClusterId) -> bool {
     ours != ClusterId::default() && theirs != ClusterId::default() && ours != theirs
-}
-
-/// Answers a dialer: the acceptor's own hello, with its verdict.
-pub(crate) async fn answer(
-    stream: &mut (impl AsyncWrite + Unpin),
-    ours: &KnownCluster,
-    theirs: &RawHello,
-    status: Status,
-) -> io::Result<()> {
-    let hello = Hello::new(Service::Registry, ours.get());
-    stream.write_all(&encode_raw(&hello, theirs.service, status)).await?;
-    stream.flush().await
 }
 
 /// The cluster a process belongs to, as soon as it knows: shared by everything in the process

@@ -26,6 +26,7 @@ use super::frame::FrameError;
 use super::hello::{Hello, KnownCluster, Service};
 use super::wire::{DEADLINE_MS_MAX, context_in};
 use super::{Message, Named};
+use crate::ids::StoreId;
 
 /// How long one dial may take, its hello included.
 pub const DIAL_TIMEOUT_MS: u64 = 3_000;
@@ -92,6 +93,8 @@ struct Shared<Req, Resp> {
     address: String,
     service: Service,
     cluster: KnownCluster,
+    /// Whose process must answer; zero for any.
+    store: StoreId,
     /// When the last dial failed, and why; nothing while a connection stands.
     failed: std::sync::Mutex<Option<(Instant, ConnectError)>>,
     /// A fair lock: callers get the connection in the order in which they asked.
@@ -124,14 +127,36 @@ struct Up<Req, Resp> {
 }
 
 impl<Req: Message + Named, Resp: Message> Link<Req, Resp> {
-    /// A link to `service` at `address`; dials when it is first called.
+    /// A link to `service` at `address`, whoever answers there; dials when it is first called.
+    ///
+    /// # Panics
+    /// For a service of peers, which are called by their store: see [`to_store`](Self::to_store).
     #[must_use]
     pub fn new(address: impl Into<String>, service: Service, cluster: KnownCluster) -> Self {
+        assert!(!service.is_for_peers(), "a peer is named by its store");
+        Self::build(address.into(), service, cluster, StoreId::default())
+    }
+
+    /// A link to `service` of the process that keeps `store`, at `address`. Another process that
+    /// answers there is never called: every call then fails with
+    /// [`OtherStore`](ConnectError::OtherStore).
+    #[must_use]
+    pub fn to_store(
+        store: StoreId,
+        address: impl Into<String>,
+        service: Service,
+        cluster: KnownCluster,
+    ) -> Self {
+        Self::build(address.into(), service, cluster, store)
+    }
+
+    fn build(address: String, service: Service, cluster: KnownCluster, store: StoreId) -> Self {
         let state = State { phase: Phase::Down, failures: 0, redial_at: Instant::now() };
         let shared = Shared {
-            address: address.into(),
+            address,
             service,
             cluster,
+            store,
             failed: std::sync::Mutex::new(None),
             state: Mutex::new(state),
         };
@@ -142,6 +167,12 @@ impl<Req: Message + Named, Resp: Message> Link<Req, Resp> {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.shared.address
+    }
+
+    /// Whose process it calls; zero for any.
+    #[must_use]
+    pub fn store(&self) -> StoreId {
+        self.shared.store
     }
 
     /// Sends a request and waits for its answer, at most `timeout` (and at most
@@ -295,7 +326,7 @@ impl<Req: Message + Named, Resp: Message> Shared<Req, Resp> {
     ) -> impl Future<Output = Result<Up<Req, Resp>, ConnectError>> + Send + 'static + use<Req, Resp>
     {
         let address = self.address.clone();
-        let hello = Hello::new(self.service, self.cluster.get());
+        let hello = Hello::new(self.service, self.cluster.get()).with_store(self.store);
         async move {
             let timeout = Duration::from_millis(DIAL_TIMEOUT_MS);
             let connection = connect::<Req, Resp>(&address, hello, timeout).await?;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use quorate_protocol::ids::{Epoch, NodeId, ProcessId, StoreId};
+use quorate_protocol::ids::{Epoch, ProcessId};
 use quorate_protocol::rpc::appoint::{AppointeeRequest, AppointeeResponse, Appointment, Survey};
 use quorate_protocol::rpc::registry::{
     Claim, Identity, Proposal, Registered, Registering, RegistryError, Report, SettingChange,
@@ -92,6 +92,8 @@ impl Running {
 /// A node that answers surveys and accepts every appointment.
 struct FakeNode {
     address: String,
+    /// Known once it has registered; nobody can appoint it before.
+    cluster: KnownCluster,
     node: Arc<Mutex<Option<NodeId>>>,
     appointments: mpsc::UnboundedReceiver<Appointment>,
     task: JoinHandle<()>,
@@ -99,10 +101,11 @@ struct FakeNode {
 
 impl FakeNode {
     async fn start(store: u128) -> Self {
+        let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = port.local_addr().unwrap().to_string();
+        let cluster = KnownCluster::default();
         let services = &[Service::Appoint];
-        let listener = Listener::bind("127.0.0.1:0", services, KnownCluster::default());
-        let mut listener = listener.await.unwrap();
-        let address = listener.local_address().unwrap().to_string();
+        let mut listener = Listener::over(port, services, cluster.clone(), StoreId(store));
         let node = Arc::new(Mutex::new(None));
         let (sender, appointments) = mpsc::unbounded_channel();
         let known = Arc::clone(&node);
@@ -135,12 +138,13 @@ impl FakeNode {
                 ));
             }
         });
-        Self { address, node, appointments, task }
+        Self { address, cluster, node, appointments, task }
     }
 
     async fn register(&self, server: &Running, store: u128) -> Registered {
         let registered = server.register(&self.address, store, None).await.unwrap();
         *self.node.lock().unwrap() = Some(registered.node);
+        self.cluster.set(registered.cluster);
         registered
     }
 
