@@ -252,7 +252,7 @@ pub fn decode_batch(prev: Version, batch: &Bytes) -> Result<Vec<Frame>, BadBatch
     for frame in Frames::new(batch.clone()) {
         let frame = frame?;
         let found = frame.entry.version;
-        if found.index != before.index.next() || found.epoch < before.epoch {
+        if !found.index.follows(before.index) || found.epoch < before.epoch {
             return Err(BadBatch::OutOfOrder { before, found });
         }
         before = found;
@@ -298,6 +298,14 @@ mod tests {
         let frames = decode_batch(Version::new(1, 4), &batch(&entries)).unwrap();
         assert_eq!(frames.iter().map(|f| f.entry.clone()).collect::<Vec<_>>(), entries);
         assert!(frames.windows(2).all(|pair| pair[0].end == pair[1].start));
+    }
+
+    #[test]
+    fn nothing_follows_the_last_number_there_is() {
+        let batch = batch(&[entry(2, 1, b""), entry(2, 2, b"")]);
+        let prev = Version::new(1, u64::MAX);
+        let error = decode_batch(prev, &batch).unwrap_err();
+        assert_eq!(error, BadBatch::OutOfOrder { before: prev, found: Version::new(2, 1) });
     }
 
     #[test]

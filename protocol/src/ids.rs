@@ -17,13 +17,20 @@ macro_rules! number {
         pub struct $name(pub $inner);
 
         impl $name {
-            /// The number after this one.
+            /// The number after this one: of our own counting, or checked before.
             ///
             /// # Panics
             /// When the numbers are used up, which no cluster lives to see.
             #[must_use]
             pub fn next(self) -> Self {
                 Self(self.0.checked_add(1).expect("ids never wrap"))
+            }
+
+            /// Whether this is the number after `before`. For numbers that a peer sent, which may
+            /// be any: never panics.
+            #[must_use]
+            pub fn follows(self, before: Self) -> bool {
+                before.0.checked_add(1) == Some(self.0)
             }
         }
 

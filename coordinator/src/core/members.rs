@@ -199,7 +199,8 @@ impl Membership {
             && stream.declined.is_none()
             && stream.flows()
             && stream.acked > Version::ZERO
-            && stream.acked.index.0 + BATCH_ENTRIES_MAX as u64 >= streams.tail().index.0
+            && stream.acked.index.0.saturating_add(BATCH_ENTRIES_MAX as u64)
+                >= streams.tail().index.0
     }
 
     /// A proposal was refused or its answer lost: it may be made again, not at once.

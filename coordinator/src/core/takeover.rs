@@ -237,7 +237,7 @@ impl Core {
                 let prev = *after;
                 let Some(last) = batch.last() else { return };
                 // The answer to an earlier pull that was given up is not taken for this one's.
-                if batch.frames[0].entry.version.index != prev.index.next() {
+                if !batch.frames[0].entry.version.index.follows(prev.index) {
                     return;
                 }
                 *taking = Some(last);

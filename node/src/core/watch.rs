@@ -142,10 +142,8 @@ impl Watch {
             })
             .collect();
         let best = alive.values().map(|position| position.index.0).max().unwrap_or_default();
-        alive
-            .iter()
-            .find(|(_, position)| position.index.0 + BATCH_ENTRIES_MAX as u64 >= best)
-            .map_or(me, |(node, _)| *node)
+        let near = |position: &Version| position.index.0.saturating_add(BATCH_ENTRIES_MAX as u64);
+        alive.iter().find(|(_, position)| near(position) >= best).map_or(me, |(node, _)| *node)
     }
 
     /// Reports whoever is silent in the active view, as long as they are.
@@ -213,6 +211,19 @@ mod tests {
             marked: false,
         };
         nodes.iter().map(|node| (NodeId(*node), registration(node))).collect()
+    }
+
+    #[test]
+    fn a_position_beyond_all_numbers_is_a_vote_and_no_panic() {
+        let (settings, me) = (Settings::default(), NodeId(1));
+        let mut watch = Watch::default();
+        watch.learn_nodes(Moment(1), Some(me), &directory(&[1, 2, 3]));
+        if let Some(peer) = watch.peers.get_mut(&NodeId(2)) {
+            peer.position = Version::new(1, u64::MAX);
+        }
+        let members = [1, 2, 3].into_iter().map(NodeId).collect();
+        let view = View { history: History(0), epoch: Epoch(1), coordinator: NodeId(3), members };
+        assert_eq!(watch.vote(Moment(1), me, Version::ZERO, &view, &settings), NodeId(2));
     }
 
     #[test]

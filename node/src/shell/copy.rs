@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_protocol::ids::{History, NodeId, StoreId};
+use quorate_protocol::ids::{History, Index, NodeId, StoreId};
 use quorate_protocol::rpc::Declined;
 use quorate_protocol::rpc::bulk::{
     BulkRequest, BulkResponse, CopyError, CopyOpened, Cursor, OpenCopy, PageRequest,
@@ -217,6 +217,9 @@ async fn fetch_all(state: &LayeredState, order: &Order) -> Result<Version, Strin
         Ok(_) => return Err(link.wrong_answer().to_string()),
         Err(error) => return Err(error.to_string()),
     };
+    if opened.snapshot.index == Index(u64::MAX) {
+        return Err("the source says that its state is complete for ever".to_owned());
+    }
     let whole = (order.whole || opened.whole).then_some(order.history);
     settle(|done| state.begin_copy(whole, done)).await?;
     let mut after = Cursor::Start;
