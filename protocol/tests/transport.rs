@@ -200,6 +200,38 @@ async fn a_call_to_nobody_is_certainly_not_sent() {
 }
 
 #[tokio::test]
+async fn an_old_refusal_proves_nothing_to_a_call_that_ran_out_of_time() {
+    let (_held, address) = reserved();
+    let link = link(&address);
+    // The link rests longer after each dial that is refused.
+    for number in 0..8 {
+        let error = call(&link, number).await.unwrap_err();
+        assert!(matches!(error, CallError::NotSent(ConnectError::Refused { .. })), "{error}");
+    }
+    // The process is there again, and the link still rests.
+    let _process = Process::start(&address).await.echo();
+    let error = link.call(request(9), Duration::from_millis(1)).await.unwrap_err();
+    assert!(matches!(error, CallError::NotSent(ConnectError::NotDialed { .. })), "{error}");
+    assert!(error.to_string().contains("nobody listens"), "{error}");
+    assert_eq!(call(&link, 10).await, Ok(10));
+}
+
+#[tokio::test]
+async fn heartbeats_dial_a_dead_process_anew_each_time() {
+    let (_held, address) = reserved();
+    let cluster = KnownCluster::new(ClusterId(1));
+    let link: Link<ProbeRequest, ProbeResponse> =
+        Link::to_store(STORE, &*address, Service::Heartbeat, cluster);
+    let begun = std::time::Instant::now();
+    for number in 0..10 {
+        let error = call(&link, number).await.unwrap_err();
+        assert!(matches!(error, CallError::NotSent(ConnectError::Refused { .. })), "{error}");
+    }
+    // With the pause of other links this alone would take more than two seconds.
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn a_call_that_is_turned_away_says_why_and_what_to_do() {
     let process = Process::start("127.0.0.1:0").await;
     let other = KnownCluster::new(ClusterId(2));

@@ -53,6 +53,16 @@ pub enum ConnectError {
         /// How long the wait was.
         after_ms: u64,
     },
+    /// No dial could be made in time, as the link rested after one that failed.
+    #[error("{address} was not dialed again within {after_ms} ms; before that: {why}")]
+    NotDialed {
+        /// Where.
+        address: String,
+        /// How long the wait was.
+        after_ms: u64,
+        /// How the dial before failed.
+        why: String,
+    },
     /// The connection could not be made for another reason.
     #[error("cannot connect to {address}: {why}; check the address and the network")]
     Failed {

@@ -4,6 +4,11 @@
 //! connection waits for one, within its timeout. After a failed dial the next one waits, longer
 //! each time up to [`REDIAL_MS_MAX`]; calls that were waiting when it failed all fail with it.
 //!
+//! That an address refuses connections may count towards a proof, and a proof must be fresh
+//! (design §2, †): a call fails with [`Refused`](ConnectError::Refused) only where a dial that began
+//! after the call was refused. One that ran out of time while the link rested, or that joined an
+//! older dial, learns nothing new.
+//!
 //! A link also notices a peer that vanished without closing: when a call times out and nothing at
 //! all arrived over the connection meanwhile, the next call dials anew. What is still under way
 //! over the old connection may yet be answered there.
@@ -36,6 +41,10 @@ pub const REDIAL_MS_MIN: u64 = 10;
 
 /// The longest wait before a dial.
 pub const REDIAL_MS_MAX: u64 = 500;
+
+/// The same for heartbeats: shorter than a beat waits for its answer, so that each beat to a dead
+/// process is a dial of its own and finds it dead.
+pub const REDIAL_HEARTBEAT_MS_MAX: u64 = 50;
 
 /// What became of a call that got no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,10 +104,25 @@ struct Shared<Req, Resp> {
     cluster: KnownCluster,
     /// Whose process must answer; zero for any.
     store: StoreId,
-    /// When the last dial failed, and why; nothing while a connection stands.
-    failed: std::sync::Mutex<Option<(Instant, ConnectError)>>,
+    /// How the last dial failed; nothing while a connection stands.
+    failed: std::sync::Mutex<Option<Failed>>,
     /// A fair lock: callers get the connection in the order in which they asked.
     state: Mutex<State<Req, Resp>>,
+}
+
+/// A dial that failed.
+struct Failed {
+    begun: Instant,
+    ended: Instant,
+    why: ConnectError,
+}
+
+impl Failed {
+    /// Whether it is the answer to a call made at `asked`.
+    fn answers(&self, asked: Instant) -> bool {
+        let is_proof = matches!(self.why, ConnectError::Refused { .. });
+        asked <= if is_proof { self.begun } else { self.ended }
+    }
 }
 
 struct State<Req, Resp> {
@@ -111,8 +135,8 @@ struct State<Req, Resp> {
 
 enum Phase<Req, Resp> {
     Down,
-    /// In a task of its own: a caller that stops waiting does not end it.
-    Dialing(JoinHandle<Result<Up<Req, Resp>, ConnectError>>),
+    /// Since when, in a task of its own: a caller that stops waiting does not end it.
+    Dialing(Instant, JoinHandle<Result<Up<Req, Resp>, ConnectError>>),
     Up(Arc<Up<Req, Resp>>),
 }
 
@@ -222,12 +246,17 @@ impl<Req: Message + Named, Resp: Message> Link<Req, Resp> {
         })
     }
 
-    /// There was no connection in time. Why the last dial failed says more than that.
+    /// There was no connection in time. How the last dial failed is told as words only, where it
+    /// proves something: it was before this call.
     fn no_connection(&self, timeout: Duration) -> ConnectError {
-        if let Some((_, why)) = &*self.shared.failed() {
-            return why.clone();
+        let (address, after_ms) = (self.shared.address.clone(), in_ms(timeout));
+        match &*self.shared.failed() {
+            Some(Failed { why: why @ ConnectError::Refused { .. }, .. }) => {
+                ConnectError::NotDialed { address, after_ms, why: why.to_string() }
+            }
+            Some(Failed { why, .. }) => why.clone(),
+            None => ConnectError::TimedOut { address, after_ms },
         }
-        ConnectError::TimedOut { address: self.shared.address.clone(), after_ms: in_ms(timeout) }
     }
 
     /// The answer was to another call: the peer is not what it says it is.
@@ -272,7 +301,7 @@ impl<Req: Message + Named, Resp: Message> State<Req, Resp> {
                     // One that never brought anything counts as a dial that failed, so that a
                     // peer that hangs up at once is not dialed without a pause.
                     if up.heard.load(Ordering::Relaxed) == 0 {
-                        self.pause();
+                        self.pause(shared.redial_ms_max());
                     } else {
                         self.failures = 0;
                     }
@@ -280,13 +309,14 @@ impl<Req: Message + Named, Resp: Message> State<Req, Resp> {
                 }
                 Phase::Down => {
                     match &*shared.failed() {
-                        Some((at, why)) if asked <= *at => return Err(why.clone()),
+                        Some(failed) if failed.answers(asked) => return Err(failed.why.clone()),
                         _ => {}
                     }
                     sleep_until(self.redial_at).await;
-                    self.phase = Phase::Dialing(tokio::spawn(shared.dial()));
+                    self.phase = Phase::Dialing(Instant::now(), tokio::spawn(shared.dial()));
                 }
-                Phase::Dialing(dial) => {
+                Phase::Dialing(begun, dial) => {
+                    let begun = *begun;
                     let outcome = dial.await.unwrap_or_else(|error| {
                         let address = shared.address.clone();
                         Err(ConnectError::Failed { address, why: error.to_string() })
@@ -297,8 +327,8 @@ impl<Req: Message + Named, Resp: Message> State<Req, Resp> {
                             self.phase = Phase::Up(Arc::new(up));
                         }
                         Err(why) => {
-                            *shared.failed() = Some((Instant::now(), why));
-                            self.pause();
+                            *shared.failed() = Some(Failed { begun, ended: Instant::now(), why });
+                            self.pause(shared.redial_ms_max());
                             self.phase = Phase::Down;
                         }
                     }
@@ -307,16 +337,23 @@ impl<Req: Message + Named, Resp: Message> State<Req, Resp> {
         }
     }
 
-    fn pause(&mut self) {
-        let pause_ms = REDIAL_MS_MIN.saturating_mul(1 << self.failures.min(16)).min(REDIAL_MS_MAX);
+    fn pause(&mut self, ms_max: u64) {
+        let pause_ms = REDIAL_MS_MIN.saturating_mul(1 << self.failures.min(16)).min(ms_max);
         self.failures = self.failures.saturating_add(1);
         self.redial_at = Instant::now() + Duration::from_millis(pause_ms);
     }
 }
 
 impl<Req, Resp> Shared<Req, Resp> {
-    fn failed(&self) -> std::sync::MutexGuard<'_, Option<(Instant, ConnectError)>> {
+    fn failed(&self) -> std::sync::MutexGuard<'_, Option<Failed>> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn redial_ms_max(&self) -> u64 {
+        match self.service {
+            Service::Heartbeat => REDIAL_HEARTBEAT_MS_MAX,
+            _ => REDIAL_MS_MAX,
+        }
     }
 }
 
