@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_protocol::ids::{ClusterId, StoreId};
+use quorate_protocol::transport::accept::HELLOS_MAX;
+use quorate_protocol::transport::seats::CLIENT_CONNECTIONS_MAX;
 use quorate_protocol::transport::{
     AcceptError, CallError, ClientConnection, ConnectError, FrameError, Hello, KnownCluster, Link,
     Listener, Responder, Service, TurnedAway, connect, serve_channel, spawn_client,
@@ -223,12 +225,12 @@ async fn heartbeats_dial_a_dead_process_anew_each_time() {
     let link: Link<ProbeRequest, ProbeResponse> =
         Link::to_store(STORE, &*address, Service::Heartbeat, cluster);
     let begun = std::time::Instant::now();
-    for number in 0..10 {
+    for number in 0..25 {
         let error = call(&link, number).await.unwrap_err();
         assert!(matches!(error, CallError::NotSent(ConnectError::Refused { .. })), "{error}");
     }
-    // With the pause of other links this alone would take more than two seconds.
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // With the pause of other links this would take ten seconds.
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -413,6 +415,45 @@ async fn garbage_on_the_port_hurts_nobody_else() {
     assert_eq!(outcome, Ok(5));
     silent.shutdown().await.unwrap();
     assert!(process.next_end().await.contains("it hung up"));
+}
+
+#[tokio::test]
+async fn those_that_say_nothing_shut_nobody_out() {
+    let process = Process::start("127.0.0.1:0").await;
+    let address = process.address.clone();
+    let mut silent = Vec::new();
+    for _ in 0..HELLOS_MAX + 10 {
+        silent.push(TcpStream::connect(&address).await.unwrap());
+    }
+    let running = process.echo();
+    assert_eq!(call(&link(&address), 1).await, Ok(1));
+    // The first of them was ended for it.
+    let first = within(silent[0].read(&mut [0; 1])).await;
+    assert!(matches!(first, Ok(0) | Err(_)), "{first:?}");
+    running.abort();
+}
+
+#[tokio::test]
+async fn idle_connections_shut_nobody_out() {
+    let mut process = Process::start("127.0.0.1:0").await;
+    let address = process.address.clone();
+    let waiting = tokio::spawn({
+        let link = link(&address);
+        async move { call(&link, 1).await }
+    });
+    let (_, unanswered) = process.next().await;
+    let mut idle = Vec::new();
+    for _ in 0..CLIENT_CONNECTIONS_MAX + 10 {
+        idle.push(raw(&address).await);
+    }
+    let running = process.echo();
+    assert_eq!(call(&link(&address), 2).await, Ok(2));
+    let first = within(idle[0].read(&mut [0; 1])).await;
+    assert!(matches!(first, Ok(0) | Err(_)), "{first:?}");
+    // Older than all of them, but it waits for its answer.
+    unanswered.send(ProbeResponse::Probe(1));
+    assert_eq!(within(waiting).await.unwrap(), Ok(1));
+    running.abort();
 }
 
 #[tokio::test]

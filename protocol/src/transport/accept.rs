@@ -1,5 +1,6 @@
 //! Accepting: from a port to connections that have had their hello, one after the other.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -8,24 +9,17 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Message;
 use super::connection::{ServerConnection, prepare};
 use super::hello::{self, HELLO_TIMEOUT_MS, Hello, Host, KnownCluster, NoHello, Service, Status};
+use super::seats::{Seat, Seats};
 use crate::ids::StoreId;
 
-/// How many clients may be connected to one process at once; the next is told that it is busy.
-pub const CLIENT_CONNECTIONS_MAX: usize = 512;
-
-/// How many connections from other processes of the cluster one process takes at once. Counted
-/// apart, so that clients cannot shut the cluster's own out.
-pub const PEER_CONNECTIONS_MAX: usize = 256;
-
-/// How many connections may be at their hello at once; the rest wait in the system's queue, each
-/// no longer than [`HELLO_TIMEOUT_MS`].
+/// How many connections may be at their hello at once. Whoever comes then ends the one that has
+/// been at it longest: those that say nothing keep nobody out.
 pub const HELLOS_MAX: usize = 128;
 
 /// How long nothing is accepted after the system refused to (out of file descriptors, mostly).
@@ -146,14 +140,16 @@ pub struct Listener {
     port: TcpListener,
     door: Arc<Door>,
     hellos: JoinSet<Result<Accepted, AcceptError>>,
+    /// The same, oldest first; some may be over.
+    line: VecDeque<AbortHandle>,
     rest_until: Option<Instant>,
 }
 
 /// What every hello is judged by.
 struct Door {
     host: Host,
-    clients: Arc<Semaphore>,
-    peers: Arc<Semaphore>,
+    clients: Arc<Seats>,
+    peers: Arc<Seats>,
 }
 
 impl Listener {
@@ -195,10 +191,10 @@ impl Listener {
     ) -> Self {
         let door = Arc::new(Door {
             host: Host { cluster, store, served },
-            clients: Arc::new(Semaphore::new(CLIENT_CONNECTIONS_MAX)),
-            peers: Arc::new(Semaphore::new(PEER_CONNECTIONS_MAX)),
+            clients: Seats::of_clients(),
+            peers: Seats::of_peers(),
         });
-        Self { port, door, hellos: JoinSet::new(), rest_until: None }
+        Self { port, door, hellos: JoinSet::new(), line: VecDeque::new(), rest_until: None }
     }
 
     /// Where it listens.
@@ -216,7 +212,7 @@ impl Listener {
     /// itself where the system needs it.
     pub async fn accept(&mut self) -> Result<Accepted, AcceptError> {
         loop {
-            let open = self.rest_until.is_none() && self.hellos.len() < HELLOS_MAX;
+            let open = self.rest_until.is_none();
             tokio::select! {
                 Some(done) = self.hellos.join_next() => {
                     // A hello that was aborted has nobody to tell.
@@ -226,7 +222,9 @@ impl Listener {
                     if self.rest_until.is_some() => self.rest_until = None,
                 incoming = self.port.accept(), if open => match incoming {
                     Ok((stream, peer)) => {
-                        self.hellos.spawn(Arc::clone(&self.door).welcome(stream, peer));
+                        self.make_room();
+                        let hello = self.hellos.spawn(Arc::clone(&self.door).welcome(stream, peer));
+                        self.line.push_back(hello);
                     }
                     Err(why) => {
                         self.rest_until = Some(Instant::now() + Duration::from_millis(REST_MS));
@@ -234,6 +232,18 @@ impl Listener {
                     }
                 },
             }
+        }
+    }
+}
+
+impl Listener {
+    /// At the bound the oldest hello ends.
+    fn make_room(&mut self) {
+        self.line.retain(|hello| !hello.is_finished());
+        if self.line.len() >= HELLOS_MAX
+            && let Some(oldest) = self.line.pop_front()
+        {
+            oldest.abort();
         }
     }
 }
@@ -255,7 +265,7 @@ impl Door {
             Err(error) => Err(TurnedAway::from(error)),
         };
         match outcome {
-            Ok((hello, permit)) => Ok(Accepted { hello, peer, stream, permit }),
+            Ok((hello, seat)) => Ok(Accepted { hello, peer, stream, seat }),
             Err(why) => Err(AcceptError::TurnedAway { peer, why }),
         }
     }
@@ -263,7 +273,7 @@ impl Door {
     async fn hear_in_time(
         &self,
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    ) -> Result<(Hello, OwnedSemaphorePermit), TurnedAway> {
+    ) -> Result<(Hello, Seat), TurnedAway> {
         let limit = Duration::from_millis(HELLO_TIMEOUT_MS);
         timeout(limit, self.hear(stream)).await.unwrap_or(Err(TurnedAway::TooSlow))
     }
@@ -272,15 +282,15 @@ impl Door {
     async fn hear(
         &self,
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    ) -> Result<(Hello, OwnedSemaphorePermit), TurnedAway> {
+    ) -> Result<(Hello, Seat), TurnedAway> {
         let theirs = hello::read_hello(stream).await.map_err(|none| match none {
             NoHello::Garbage => TurnedAway::NotQuorate,
             NoHello::Closed => TurnedAway::HungUp,
             NoHello::Io(error) => TurnedAway::from(error),
         })?;
         let judged = self.host.judge(&theirs).and_then(|hello| {
-            let permit = self.slots(hello.service).try_acquire_owned();
-            permit.map(|permit| (hello, permit)).map_err(|_| Status::Busy)
+            let seat = self.seats(hello.service).take(hello.service);
+            seat.map(|seat| (hello, seat)).ok_or(Status::Busy)
         });
         let status = judged.as_ref().err().copied().unwrap_or(Status::Welcome);
         self.host.answer(stream, &theirs, status).await?;
@@ -295,8 +305,8 @@ impl Door {
         })
     }
 
-    fn slots(&self, service: Service) -> Arc<Semaphore> {
-        Arc::clone(if service.is_for_peers() { &self.peers } else { &self.clients })
+    fn seats(&self, service: Service) -> &Arc<Seats> {
+        if service.is_for_peers() { &self.peers } else { &self.clients }
     }
 }
 
@@ -312,7 +322,7 @@ pub struct Accepted {
     hello: Hello,
     peer: SocketAddr,
     stream: TcpStream,
-    permit: OwnedSemaphorePermit,
+    seat: Seat,
 }
 
 impl Accepted {
@@ -337,7 +347,7 @@ impl Accepted {
     /// The connection, for messages of the service it is for.
     #[must_use]
     pub fn into_connection<Req: Message, Resp: Message>(self) -> ServerConnection<Req, Resp> {
-        ServerConnection::new(self.stream, self.hello, Some(self.permit))
+        ServerConnection::new(self.stream, self.hello, Some(self.seat))
     }
 
     /// Takes the connection off this thread's runtime, to be given to another's.
@@ -345,8 +355,8 @@ impl Accepted {
     /// # Errors
     /// When the system refuses; the connection is then closed.
     pub fn detach(self) -> io::Result<Detached> {
-        let Self { hello, peer, stream, permit } = self;
-        Ok(Detached { hello, peer, stream: stream.into_std()?, permit })
+        let Self { hello, peer, stream, seat } = self;
+        Ok(Detached { hello, peer, stream: stream.into_std()?, seat })
     }
 }
 
@@ -356,7 +366,7 @@ pub struct Detached {
     hello: Hello,
     peer: SocketAddr,
     stream: std::net::TcpStream,
-    permit: OwnedSemaphorePermit,
+    seat: Seat,
 }
 
 impl Detached {
@@ -365,13 +375,15 @@ impl Detached {
     /// # Errors
     /// When the system refuses; the connection is then closed.
     pub fn attach(self) -> io::Result<Accepted> {
-        let Self { hello, peer, stream, permit } = self;
-        Ok(Accepted { hello, peer, stream: TcpStream::from_std(stream)?, permit })
+        let Self { hello, peer, stream, seat } = self;
+        Ok(Accepted { hello, peer, stream: TcpStream::from_std(stream)?, seat })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::hello::HELLO_BYTES;
@@ -382,8 +394,8 @@ mod tests {
         let cluster = KnownCluster::new(ClusterId(1));
         Door {
             host: Host { cluster, store: StoreId(3), served: Service::OF_NODE },
-            clients: Arc::new(Semaphore::new(1)),
-            peers: Arc::new(Semaphore::new(1)),
+            clients: Seats::new(1, true),
+            peers: Seats::new(1, false),
         }
     }
 
@@ -391,7 +403,7 @@ mod tests {
     async fn hear(
         door: &Door,
         bytes: &[u8],
-    ) -> (Result<(Hello, OwnedSemaphorePermit), TurnedAway>, Option<(u16, u8, u128)>) {
+    ) -> (Result<(Hello, Seat), TurnedAway>, Option<(u16, u8, u128)>) {
         let (mut dialer, mut acceptor) = duplex(1024);
         dialer.write_all(bytes).await.unwrap();
         let outcome = door.hear_in_time(&mut acceptor).await;
@@ -478,7 +490,11 @@ mod tests {
     async fn clients_cannot_shut_the_cluster_out() {
         let door = door();
         let client = from(Service::Store, 1).encode(Status::Welcome);
-        let held = hear(&door, &client).await.0.unwrap();
+        let (_, idle) = hear(&door, &client).await.0.unwrap();
+        // One that is idle makes room; one that waits for its answer does not.
+        let (_, held) = hear(&door, &client).await.0.unwrap();
+        assert!(idle.is_lost(&Context::from_waker(Waker::noop())));
+        held.begin_call(1);
         let (outcome, answer) = hear(&door, &client).await;
         assert_eq!((outcome.unwrap_err(), answer), (TurnedAway::Busy, Some((2, 4, 1))));
         assert!(hear(&door, &peer(Service::Replica).encode(Status::Welcome)).await.0.is_ok());

@@ -17,12 +17,12 @@ use socket2::{SockRef, TcpKeepalive};
 use tarpc::{ClientMessage, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 use tokio_util::io::poll_read_buf;
 
 use super::frame::FrameError;
 use super::hello::Hello;
+use super::seats::Seat;
 use super::wire::Wire;
 
 /// At this much unsent output no more is taken until the peer has read some: together with one
@@ -37,6 +37,10 @@ pub const BUFFER_KEPT_BYTES: usize = 1 << 20;
 
 /// A peer that takes no byte for this long while there is something to send is given up.
 pub const WRITE_STALL_MS_MAX: u64 = 30_000;
+
+/// A frame that was begun is here after this long, or the connection ends: whoever trickles one
+/// holds what it takes to read it.
+pub const FRAME_MS_MAX: u64 = 30_000;
 
 /// A connection this long without a byte is probed, this often, and given up after this many
 /// probes without an answer.
@@ -66,14 +70,18 @@ pub struct Connection<In, Out, S = TcpStream> {
     /// How many messages have arrived; shared with whoever wants to know that the peer lives.
     heard: Arc<AtomicU64>,
     read_ended: bool,
-    /// Held for the listener's count of connections.
-    _permit: Option<OwnedSemaphorePermit>,
+    /// Runs while the rest of a frame is waited for.
+    late: Option<Pin<Box<Sleep>>>,
+    /// The acceptor's place for it.
+    seat: Option<Seat>,
+    /// What the seat holds for the frame that is being read.
+    held_bytes: usize,
     messages: PhantomData<fn(Out) -> In>,
 }
 
 impl<In, Out, S> Connection<In, Out, S> {
     /// A connection over a stream on which both hellos have passed.
-    pub(crate) fn new(stream: S, peer: Hello, permit: Option<OwnedSemaphorePermit>) -> Self {
+    pub(crate) fn new(stream: S, peer: Hello, seat: Option<Seat>) -> Self {
         Self {
             stream,
             peer,
@@ -83,7 +91,9 @@ impl<In, Out, S> Connection<In, Out, S> {
             taken_bytes: 0,
             heard: Arc::new(AtomicU64::new(0)),
             read_ended: false,
-            _permit: permit,
+            late: None,
+            seat,
+            held_bytes: 0,
             messages: PhantomData,
         }
     }
@@ -99,9 +109,56 @@ impl<In, Out, S> Connection<In, Out, S> {
         self.taken_bytes
     }
 
+    /// The acceptor's place for it, if this is an acceptor's end.
+    pub(crate) fn seat(&self) -> Option<&Seat> {
+        self.seat.as_ref()
+    }
+
+    /// Nothing is read for a while, which is not the peer's fault: a frame that it began may take
+    /// its full time from when reading goes on.
+    pub(crate) fn hold_back(&mut self) {
+        self.late = None;
+    }
+
     /// How many messages have arrived so far, for as long as the connection lives.
     pub(crate) fn heard(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.heard)
+    }
+}
+
+impl<In, Out, S> Connection<In, Out, S> {
+    /// Whether the process may hold the frame at the front, which is as long as this. A small one
+    /// it always may: it is no longer than what is read at once.
+    fn may_hold(&mut self, cx: &Context<'_>, frame_bytes: usize) -> bool {
+        let Some(seat) = self.seat.as_ref().filter(|_| self.held_bytes == 0) else { return true };
+        if frame_bytes <= READ_CHUNK_BYTES {
+            return true;
+        }
+        let may = seat.may_hold(frame_bytes, cx);
+        if may {
+            seat.hold(frame_bytes);
+            self.held_bytes = frame_bytes;
+        }
+        may
+    }
+
+    /// The frame at the front is whole; whoever takes it holds it from now on.
+    fn taken(&mut self, frame_bytes: usize) {
+        self.taken_bytes = frame_bytes;
+        self.late = None;
+        if let Some(seat) = &self.seat
+            && self.held_bytes > 0
+        {
+            seat.release(std::mem::take(&mut self.held_bytes));
+        }
+    }
+
+    /// The rest of a frame is waited for: counts how long that lasts.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<FrameError> {
+        let limit = Duration::from_millis(FRAME_MS_MAX);
+        let late = self.late.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(late.as_mut().poll(cx));
+        Poll::Ready(FrameError::Slow { after_ms: FRAME_MS_MAX })
     }
 }
 
@@ -164,7 +221,7 @@ where
             let before = this.input.len();
             let missing = match In::decode(&mut this.input) {
                 Ok(Ok(message)) => {
-                    this.taken_bytes = before - this.input.len();
+                    this.taken(before - this.input.len());
                     if this.input.is_empty() {
                         give_back(&mut this.input);
                     }
@@ -174,11 +231,20 @@ where
                 Ok(Err(missing)) => missing,
                 Err(error) => return this.end_input(error),
             };
-            match ready!(this.poll_fill(cx, missing)) {
-                Ok(true) => {}
-                Ok(false) if this.input.is_empty() => this.read_ended = true,
-                Ok(false) => return this.end_input(FrameError::Torn),
-                Err(error) => return this.end_input(error),
+            if !this.may_hold(cx, this.input.len() + missing) {
+                this.hold_back();
+                return Poll::Pending;
+            }
+            match this.poll_fill(cx, missing) {
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false)) if this.input.is_empty() => this.read_ended = true,
+                Poll::Ready(Ok(false)) => return this.end_input(FrameError::Torn),
+                Poll::Ready(Err(error)) => return this.end_input(error),
+                Poll::Pending if this.input.is_empty() => return Poll::Pending,
+                Poll::Pending => {
+                    let slow = ready!(this.poll_late(cx));
+                    return this.end_input(slow);
+                }
             }
         }
         Poll::Ready(None)
@@ -260,11 +326,20 @@ mod tests {
     use crate::ids::ClusterId;
     use crate::transport::frame::FRAME_BYTES_MAX;
     use crate::transport::hello::Service;
+    use crate::transport::seats::{SERVICE_BYTES_MAX, SHARE_BYTES, Seats};
 
     type Server<S = DuplexStream> = ServerConnection<Bytes, Bytes, S>;
 
     fn connection<S>(stream: S) -> Server<S> {
         Server::new(stream, Hello::new(Service::Store, ClusterId(1)), None)
+    }
+
+    fn request(message: Bytes) -> BytesMut {
+        let context = crate::transport::wire::context_in(Duration::from_secs(1));
+        let mut frame = BytesMut::new();
+        let request = tarpc::Request { context, id: 1, message };
+        ClientMessage::Request(request).encode(&mut frame).unwrap();
+        frame
     }
 
     fn answer(body: Bytes) -> Response<Bytes> {
@@ -284,6 +359,57 @@ mod tests {
             }
             assert!(connection.next().await.is_none());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_that_is_trickled_ends_the_input_and_an_idle_connection_does_not() {
+        let (mut peer, stream) = duplex(1024);
+        let mut connection = connection(stream);
+        let idle = Duration::from_millis(10 * FRAME_MS_MAX);
+        assert!(tokio::time::timeout(idle, connection.next()).await.is_err());
+        let trickle = tokio::spawn(async move {
+            let frame = [&[100, 0, 0, 0][..], &[0; 100]].concat();
+            for byte in frame {
+                if peer.write_u8(byte).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(FRAME_MS_MAX / 10)).await;
+            }
+            panic!("the whole frame was waited for");
+        });
+        let error = connection.next().await.unwrap().unwrap_err();
+        assert_eq!(error, FrameError::Slow { after_ms: FRAME_MS_MAX });
+        drop(connection);
+        trickle.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_in_which_nothing_is_read_is_not_held_against_the_peer() {
+        let (mut peer, stream) = duplex(1024);
+        let mut connection = connection(stream);
+        peer.write_all(&[100, 0, 0, 0, 0]).await.unwrap();
+        assert!(futures::poll!(connection.next()).is_pending());
+        connection.hold_back();
+        tokio::time::sleep(Duration::from_millis(2 * FRAME_MS_MAX)).await;
+        assert!(futures::poll!(connection.next()).is_pending());
+    }
+
+    #[tokio::test]
+    async fn a_large_frame_is_read_only_when_the_process_may_hold_it() {
+        let seats = Seats::new(9, true);
+        let [greedy, modest] = [(); 2].map(|()| seats.take(Service::Store).unwrap());
+        greedy.begin_call(SERVICE_BYTES_MAX);
+        let (mut peer, stream) = duplex(1 << 20);
+        let hello = Hello::new(Service::Store, ClusterId(1));
+        let mut connection = Server::new(stream, hello, Some(modest));
+        let frame = request(Bytes::from(vec![7; SHARE_BYTES + 1]));
+        peer.write_all(&frame).await.unwrap();
+        assert!(futures::poll!(connection.next()).is_pending());
+        assert!(connection.input.len() <= 2 * READ_CHUNK_BYTES, "{}", connection.input.len());
+        let waiting = tokio::spawn(async move { connection.next().await });
+        tokio::task::yield_now().await;
+        greedy.end_call(SERVICE_BYTES_MAX);
+        assert!(matches!(waiting.await.unwrap(), Some(Ok(ClientMessage::Request(_)))));
     }
 
     #[tokio::test]
@@ -315,14 +441,7 @@ mod tests {
         let (mut peer, stream) = duplex(READ_CHUNK_BYTES);
         let mut connection = connection(stream);
         let body = Bytes::from(vec![7; 4 * BUFFER_KEPT_BYTES]);
-        let mut frame = BytesMut::new();
-        ClientMessage::<Bytes>::Request(tarpc::Request {
-            context: crate::transport::wire::context_in(Duration::from_secs(1)),
-            id: 1,
-            message: body.clone(),
-        })
-        .encode(&mut frame)
-        .unwrap();
+        let frame = request(body.clone());
         let (sent, message) = tokio::join!(peer.write_all(&frame), connection.next());
         sent.unwrap();
         let Some(Ok(ClientMessage::Request(request))) = message else { panic!("no request") };

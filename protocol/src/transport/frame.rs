@@ -45,6 +45,17 @@ pub enum FrameError {
         /// How long that was.
         after_ms: u64,
     },
+    /// The peer began a frame and did not end it in time.
+    #[error(
+        "a frame was begun and not ended within {after_ms} ms; the network is too slow or stuck"
+    )]
+    Slow {
+        /// How long the wait was.
+        after_ms: u64,
+    },
+    /// The connection had to make room.
+    #[error("it was idle longest when another connection needed its place")]
+    Unseated,
     /// A frame over the bound.
     #[error(
         "a frame of {length} bytes or more; {FRAME_BYTES_MAX} is the most, so send less in one message"

@@ -57,10 +57,11 @@
 //!
 //! The modules, in reading order:
 //!
-//! * [`hello`]: magic, version, cluster and service, said by both ends before any frame.
+//! * [`hello`]: magic, version, cluster, store and service, said by both ends before any frame.
 //! * [`frame`]: bounded frames.
 //! * [`wire`]: tarpc's messages in our own form, deadlines clamped on receipt.
 //! * [`connection`]: a socket after its hello, as a stream and a sink of messages.
+//! * [`seats`]: how many connections a process takes, and what it holds for all of them.
 //! * [`dial`], [`accept`]: how a connection comes about.
 //! * [`serve`]: one connection's requests into an inbox, its answers back.
 //! * [`link`]: a client that dials again by itself.
@@ -70,15 +71,18 @@
 //! | what | at most | there |
 //! | --- | --- | --- |
 //! | a hello | [`HELLO_BYTES`](hello::HELLO_BYTES), [`HELLO_TIMEOUT_MS`](hello::HELLO_TIMEOUT_MS) | the connection ends |
-//! | hellos at once | [`HELLOS_MAX`](accept::HELLOS_MAX) | the rest wait in the system's queue |
-//! | connections | [`CLIENT_CONNECTIONS_MAX`](accept::CLIENT_CONNECTIONS_MAX), [`PEER_CONNECTIONS_MAX`](accept::PEER_CONNECTIONS_MAX) | the next is told `Busy` |
+//! | hellos at once | [`HELLOS_MAX`](accept::HELLOS_MAX) | the oldest ends |
+//! | clients' connections | [`CLIENT_CONNECTIONS_MAX`](seats::CLIENT_CONNECTIONS_MAX) | the one idle longest ends; with none idle, the next is told `Busy` |
+//! | peers' connections | [`PEER_CONNECTIONS_MAX`](seats::PEER_CONNECTIONS_MAX) | the next is told `Busy` |
+//! | unanswered requests of a service | [`SERVICE_BYTES_MAX`](seats::SERVICE_BYTES_MAX) | only connections that hold less than [`SHARE_BYTES`](seats::SHARE_BYTES) are read from |
 //! | a frame | [`FRAME_BYTES_MAX`] | from the peer: the connection ends; our own: that call fails |
+//! | a frame once begun | [`FRAME_MS_MAX`](connection::FRAME_MS_MAX) | the connection ends |
 //! | unsent output | [`WRITE_BUFFER_BYTES`](connection::WRITE_BUFFER_BYTES) and one frame | no more answers or calls are taken up |
 //! | a peer that reads nothing | [`WRITE_STALL_MS_MAX`](connection::WRITE_STALL_MS_MAX) | the connection ends |
 //! | unanswered requests of a connection | [`IN_FLIGHT_MAX`], [`IN_FLIGHT_BYTES_MAX`](serve::IN_FLIGHT_BYTES_MAX) | no more is read; the dialer's calls wait |
 //! | answers that a connection leaves lying | [`ANSWER_BYTES_MAX`](serve::ANSWER_BYTES_MAX) | further ones are dropped, and said to be |
 //! | a call | [`DEADLINE_MS_MAX`] | it times out |
-//! | a dial | [`DIAL_TIMEOUT_MS`](link::DIAL_TIMEOUT_MS) | it fails; the next waits up to [`REDIAL_MS_MAX`](link::REDIAL_MS_MAX) |
+//! | a dial | [`DIAL_TIMEOUT_MS`](link::DIAL_TIMEOUT_MS) | it fails; the next waits up to [`REDIAL_MS_MAX`](link::REDIAL_MS_MAX), for heartbeats [`REDIAL_HEARTBEAT_MS_MAX`](link::REDIAL_HEARTBEAT_MS_MAX) |
 //!
 //! What is deliberately absent: retries of calls (who may ask again, and with which token, is
 //! the callers' matter), encryption and authentication (a trusted domain, S002-11), and logging.
@@ -89,6 +93,7 @@ pub mod hello;
 pub mod frame;
 pub mod wire;
 pub mod connection;
+pub mod seats;
 pub mod dial;
 pub mod accept;
 pub mod serve;

@@ -26,6 +26,7 @@ use super::Message;
 use super::connection::ServerConnection;
 use super::dial::IN_FLIGHT_MAX;
 use super::frame::FrameError;
+use super::seats::Seat;
 use super::wire::unanswered;
 
 /// When the unanswered requests of one connection come to this much, no more is read: together
@@ -44,8 +45,9 @@ pub const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// `inbox` is called on the connection's own task and must not block. At most [`IN_FLIGHT_MAX`]
 /// requests of a connection, and about [`IN_FLIGHT_BYTES_MAX`] of them, are unanswered at once,
 /// whether their client still waits or not; then no more is read. Nor is it while the client
-/// leaves the answers lying, of which at most [`ANSWER_BYTES_MAX`] are kept. When the connection
-/// ends, requests that were handed out go on, and their answers are dropped.
+/// leaves the answers lying, of which at most [`ANSWER_BYTES_MAX`] are kept, nor while the service
+/// as a whole holds too much (see [`seats`](super::seats)). When the connection ends, requests that
+/// were handed out go on, and their answers are dropped.
 ///
 /// # Errors
 /// What ended the connection, where it was not the client closing it.
@@ -181,8 +183,13 @@ where
 {
     /// One round: every answer that is ready, every request that is there, one flush.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<()>> {
+        if self.seat().is_some_and(|seat| seat.is_lost(cx)) {
+            return Poll::Ready(Err(ChannelError::Read(Arc::new(FrameError::Unseated))));
+        }
         if self.put_answers(cx)? {
             self.take_requests(cx)?;
+        } else {
+            self.hold_back();
         }
         let flushed = Pin::new(&mut self.channel).poll_flush(cx)?;
         if !self.input_ended {
@@ -201,17 +208,34 @@ where
             self.unanswered -= 1;
             self.unanswered_bytes -= bytes;
             self.waiting_bytes.fetch_sub(answer_bytes, Ordering::Relaxed);
+            if let Some(seat) = self.seat() {
+                seat.end_call(bytes);
+            }
             Pin::new(&mut self.channel).start_send(Response { request_id: id, message })?;
         }
         Ok(false)
     }
 
-    fn may_take(&self) -> bool {
-        self.unanswered < IN_FLIGHT_MAX && self.unanswered_bytes < IN_FLIGHT_BYTES_MAX
+    fn seat(&self) -> Option<&Seat> {
+        self.channel.get_ref().seat()
+    }
+
+    fn may_take(&self, cx: &Context<'_>) -> bool {
+        self.unanswered < IN_FLIGHT_MAX
+            && self.unanswered_bytes < IN_FLIGHT_BYTES_MAX
+            && self.seat().is_none_or(|seat| seat.may_hold(1, cx))
+    }
+
+    fn hold_back(&mut self) {
+        Pin::new(&mut self.channel).get_pin_ref().get_mut().hold_back();
     }
 
     fn take_requests(&mut self, cx: &mut Context<'_>) -> Outcome<()> {
-        while self.may_take() && !self.input_ended {
+        while !self.input_ended {
+            if !self.may_take(cx) {
+                self.hold_back();
+                break;
+            }
             match Pin::new(&mut self.channel).poll_next(cx)? {
                 // Letting go of the rest of the tracked request cancels nothing: its guard is
                 // inert until it is made an `InFlightRequest`.
@@ -219,6 +243,9 @@ where
                     let bytes = self.channel.get_ref().taken_bytes();
                     self.unanswered += 1;
                     self.unanswered_bytes += bytes;
+                    if let Some(seat) = self.seat() {
+                        seat.begin_call(bytes);
+                    }
                     let responder = Responder {
                         id: request.id,
                         bytes,
