@@ -49,6 +49,22 @@ fn what_is_applied_is_read_at_once_and_durable_by_itself() {
     }
 }
 
+#[test]
+fn a_feeder_that_panics_says_so() {
+    let (failed, told) = mpsc::channel();
+    let engine = Arc::new(MemoryState::new(History(0)));
+    let state = LayeredState::new(engine, small(), WINDOW, move |notice| match notice {
+        Notice::Failed(error) => drop(failed.send(error.to_string())),
+        Notice::Durable(_) | Notice::Room => panic!("on the feeder's thread"),
+    })
+    .unwrap();
+    let _feeder = state.start().unwrap();
+    let mut model = Model::default();
+    state.apply(model.write(false, 1, Some(9)));
+    let why = told.recv_timeout(DEADLINE).unwrap();
+    assert!(why.contains("the feeder panicked"), "{why}");
+}
+
 /// Writes one key over and over while a reader sees that it never goes back.
 fn write_while_reading(state: &LayeredState, newest: &Mutex<u64>) -> Model {
     let mut model = Model::default();

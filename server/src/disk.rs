@@ -50,16 +50,24 @@ impl Shared {
 }
 
 impl Disk {
-    /// Starts the thread. Each write is reported once to `done`; a failed one is the last.
+    /// Starts the thread. Each write is reported once to `done`; a failed one is the last. `done` is
+    /// dropped with the thread, so that its end is noticed however it comes.
     pub(crate) fn start(
         store: Store,
+        done: mpsc::UnboundedSender<Result<Ticket, StoreError>>,
+    ) -> std::io::Result<Self> {
+        Self::start_with(move |state| store.save(state), done)
+    }
+
+    fn start_with(
+        mut save: impl FnMut(&State) -> Result<(), StoreError> + Send + 'static,
         done: mpsc::UnboundedSender<Result<Ticket, StoreError>>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("disk".to_owned()).spawn(move || {
             while let Some((ticket, state)) = theirs.take() {
-                let outcome = store.save(&state).map(|()| ticket);
+                let outcome = save(&state).map(|()| ticket);
                 let failed = outcome.is_err();
                 if done.send(outcome).is_err() || failed {
                     break;
@@ -85,5 +93,21 @@ impl Drop for Disk {
             // A panic there has been reported on standard error already.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_protocol::ids::ClusterId;
+    use quorate_protocol::settings::Settings;
+
+    use super::*;
+
+    #[test]
+    fn the_end_of_the_thread_is_noticed_also_after_a_panic() {
+        let (done, mut written) = mpsc::unbounded_channel();
+        let disk = Disk::start_with(|_| panic!("broken"), done).unwrap();
+        disk.write(Ticket(1), Box::new(State::new(ClusterId(1), Settings::default())));
+        assert!(written.blocking_recv().is_none());
     }
 }

@@ -70,6 +70,9 @@ pub enum Error {
     /// The address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] BindError),
+    /// The thread that writes the state ended, and nothing can be decided any more.
+    #[error("the disk thread panicked; report what it printed, and start the server again")]
+    DiskThread,
     /// The core stopped by itself.
     #[error("the server stops: {0}")]
     Stopped(StopReason),
@@ -169,7 +172,10 @@ impl Server {
                 () = &mut stop => return Ok(()),
                 Some((request, responder)) = incoming.recv() => shell.call(request, responder),
                 Some(outcome) = heard.recv() => shell.outcome(outcome),
-                Some(outcome) = written.recv() => shell.step(Event::Persisted { ticket: outcome? }),
+                outcome = written.recv() => {
+                    let ticket = outcome.ok_or(Error::DiskThread)??;
+                    shell.step(Event::Persisted { ticket });
+                }
                 _ = ticks.tick() => shell.step(Event::Tick),
                 accepted = listener.accept() => match accepted {
                     Ok(accepted) => { connections.spawn(serve(accepted, inbox.clone())); }

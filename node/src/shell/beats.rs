@@ -107,6 +107,7 @@ impl Beats {
         let (requests, receiver) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         thread::Builder::new().name("heartbeats".to_owned()).spawn(move || {
+            let _sentinel = inbox.sentinel("the heartbeat thread");
             runtime.block_on(run(&board, &inbox, &cluster, receiver));
         })?;
         Ok(Self { requests })
@@ -193,6 +194,8 @@ async fn call(
     board: Arc<Board>,
     inbox: Inbox,
 ) {
+    // Lets the process end where the runtime would let this task alone end.
+    let _sentinel = inbox.sentinel("a heartbeat task");
     let mut answered = true;
     loop {
         let begun = Instant::now();

@@ -63,4 +63,27 @@ impl Inbox {
         // Fails when the core thread has ended: then there is nobody to tell.
         let _ = self.0.send(input);
     }
+
+    /// Kept by a thread or a task for as long as it runs: see [`Sentinel`].
+    pub(crate) fn sentinel(&self, of: &'static str) -> Sentinel {
+        Sentinel { inbox: self.clone(), of }
+    }
+}
+
+/// Ends the process when its thread or task panics: without it the node would go on as a zombie,
+/// alive to others and of no use.
+pub(crate) struct Sentinel {
+    inbox: Inbox,
+    of: &'static str,
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.inbox.put(Input::Failed(format!(
+                "{} panicked; report what it printed, and start the node again",
+                self.of
+            )));
+        }
+    }
 }

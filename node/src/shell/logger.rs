@@ -46,9 +46,11 @@ impl Logger {
     /// Starts the thread.
     pub(crate) fn start(log: Box<dyn Log>, inbox: Inbox) -> std::io::Result<Self> {
         let (requests, receiver) = channel();
-        let thread = thread::Builder::new()
-            .name("log".to_owned())
-            .spawn(move || Worker { log, inbox, base: Version::ZERO }.run(&receiver))?;
+        let thread = thread::Builder::new().name("log".to_owned()).spawn(move || {
+            // Any other end than by `Close` or a panic says itself why.
+            let _sentinel = inbox.sentinel("the log thread");
+            Worker { log, inbox, base: Version::ZERO }.run(&receiver);
+        })?;
         Ok(Self { requests, thread: Some(thread) })
     }
 
@@ -178,4 +180,64 @@ fn size(ops: &[LogOp]) -> usize {
             _ => 64,
         })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::memory::MemoryLog;
+    use crate::log::shape::Shape;
+    use crate::log::{LogOp, Meta};
+
+    /// A log that panics when it is written to.
+    struct Breaks(MemoryLog);
+
+    impl Log for Breaks {
+        fn shape(&self) -> &Shape {
+            self.0.shape()
+        }
+
+        fn meta(&self) -> &Meta {
+            self.0.meta()
+        }
+
+        fn write(&mut self, _: &[LogOp]) -> std::io::Result<()> {
+            panic!("broken");
+        }
+
+        fn read(&self, after: Index, bytes_max: usize) -> Result<Bytes, ReadError> {
+            self.0.read(after, bytes_max)
+        }
+
+        fn drop_through(&mut self, index: Index) -> std::io::Result<()> {
+            self.0.drop_through(index)
+        }
+
+        fn tail_after(&self, bytes: u64) -> Index {
+            self.0.tail_after(bytes)
+        }
+
+        fn bytes(&self) -> u64 {
+            self.0.bytes()
+        }
+
+        fn close(self: Box<Self>) {}
+    }
+
+    #[test]
+    fn a_log_thread_that_panics_ends_the_node() {
+        let (inbox, mut inputs) = Inbox::new();
+        let logger = Logger::start(Box::new(Breaks(MemoryLog::new())), inbox).unwrap();
+        logger.write(Ticket(1), Vec::new());
+        let input = inputs.blocking_recv().unwrap();
+        assert!(matches!(&input, Input::Failed(why) if why.contains("the log thread panicked")));
+    }
+
+    #[test]
+    fn a_log_thread_that_is_closed_says_nothing() {
+        let (inbox, mut inputs) = Inbox::new();
+        let mut logger = Logger::start(Box::new(MemoryLog::new()), inbox).unwrap();
+        logger.close();
+        assert!(inputs.blocking_recv().is_none());
+    }
 }

@@ -226,10 +226,15 @@ async fn run_opened(
         failed: None,
         damaged: None,
     };
-    let connections = tokio::spawn(serve::accept(listener, shell.inbox.clone(), {
+    let sentinel = shell.inbox.sentinel("the task that accepts connections");
+    let accepting = serve::accept(listener, shell.inbox.clone(), {
         let beats = shell.beats.handle();
         move |connection| beats.serve(connection)
-    }));
+    });
+    let connections = tokio::spawn(async move {
+        let _sentinel = sentinel;
+        accepting.await;
+    });
     let outcome = shell.run(inputs, stop).await;
     connections.abort();
     shell.logger.close();

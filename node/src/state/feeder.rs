@@ -39,6 +39,7 @@ impl Feeder {
         shared.lock().stop = false;
         let mine = Arc::clone(&shared);
         let run = move || {
+            let _sentinel = Sentinel(Arc::clone(&mine));
             loop {
                 while mine.turn(false) {}
                 // Looked at again under the lock: what came in between has woken nobody.
@@ -54,6 +55,19 @@ impl Feeder {
         };
         let thread = thread::Builder::new().name("state".to_owned()).spawn(run)?;
         Ok(Self { shared, thread: Some(thread) })
+    }
+}
+
+/// Kept by the thread: a panic is a failure like any other, and said.
+struct Sentinel(Arc<Shared>);
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let error = StateError::Halted { why: "the feeder panicked".to_owned() };
+            self.0.lock().failed.get_or_insert(error.clone());
+            self.0.tell(Notice::Failed(error));
+        }
     }
 }
 
