@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::version::Version;
 
 macro_rules! bytes_type {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident, shown up to $shown_bytes_max:expr) => {
         $(#[$doc])*
         #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
@@ -72,25 +72,33 @@ macro_rules! bytes_type {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}", self.0.escape_ascii())
+                let shown = &self.0[..self.0.len().min($shown_bytes_max)];
+                write!(f, "{}", shown.escape_ascii())?;
+                if shown.len() < self.0.len() {
+                    write!(f, "... ({} bytes)", self.0.len())?;
+                }
+                Ok(())
             }
         }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "\"{}\"", self.0.escape_ascii())
+                write!(f, "\"{self}\"")
             }
         }
     };
 }
 
+/// How much of a key is shown in a log line or a message; the rest is counted.
+pub const KEY_SHOWN_BYTES_MAX: usize = 64;
+
 bytes_type!(
     /// A key.
-    Key
+    Key, shown up to KEY_SHOWN_BYTES_MAX
 );
 bytes_type!(
     /// A value.
-    Value
+    Value, shown up to usize::MAX
 );
 
 /// What a key holds.
@@ -155,5 +163,17 @@ impl Digest {
             }
             Some(_) => Self::ABSENT,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_key_is_cut_where_it_is_shown() {
+        let long = Key::from("k".repeat(70_000));
+        assert_eq!(long.to_string(), format!("{}... (70000 bytes)", "k".repeat(64)));
+        assert_eq!(format!("{:?}", Key::from("a\n")), "\"a\\n\"");
     }
 }

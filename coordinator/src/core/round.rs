@@ -28,6 +28,9 @@ use super::streams::{Letterhead, Streams};
 pub const READS_WAITING_MAX: usize = 1 << 16;
 /// How many keys one round asks for; the rest waits for the next.
 pub const ROUND_KEYS_MAX: usize = 2_048;
+/// How many bytes of keys one round asks for, the last key aside; the rest waits for the next. Far
+/// below a frame, whatever the keys' size.
+pub const ROUND_KEY_BYTES_MAX: usize = 4 << 20;
 /// How many rounds may be unanswered; reads that come meanwhile share the next.
 pub const ROUNDS_IN_FLIGHT_MAX: usize = 4;
 /// How many rounds are remembered after their readers were answered; the oldest goes first.
@@ -118,10 +121,16 @@ impl Rounds {
         while !self.waiting.is_empty() && self.running.len() < ROUNDS_IN_FLIGHT_MAX {
             self.next_number += 1;
             let mut keys: BTreeMap<Key, Vec<Waiting>> = BTreeMap::new();
+            let mut key_bytes = 0;
             while keys.len() < ROUND_KEYS_MAX
+                && key_bytes < ROUND_KEY_BYTES_MAX
                 && let Some(waiting) = self.waiting.pop_front()
             {
-                keys.entry(waiting.key.clone()).or_default().push(waiting);
+                let readers = keys.entry(waiting.key.clone()).or_default();
+                if readers.is_empty() {
+                    key_bytes += waiting.key.len();
+                }
+                readers.push(waiting);
             }
             let asked = keys
                 .into_iter()

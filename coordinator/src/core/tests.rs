@@ -20,7 +20,8 @@
 //! promised e2/n2                  our own replica promised somebody
 //! record KEY=VALUE@VERSION…       what our own state holds; KEY=! is damaged, KEY= is nothing
 //! write TICKET KEY VALUE [token=c1.1] [born=0] [for=MS]
-//! delete TICKET KEY [token=] [born=] [for=]       read TICKET KEY [for=]
+//! delete TICKET KEY [token=] [born=] [for=]
+//! read TICKET KEY [for=] [times=]     the key is the text so many times over
 //! activated [refused=] [lost=], proposed EPOCH MEMBER… | refused | lost
 //! live [newest=e2/n2] [nodes=n1,n2] [refused=] [lost=]
 //! report REPORTER SILENT [epoch=], leaving NODE [back=], stop
@@ -356,7 +357,8 @@ impl Runner {
             "write" | "delete" => self.change(name, args)?,
             "read" => {
                 let (ticket, deadline) = self.request(args)?;
-                let key = Key::from(args.word().ok_or("no key")?);
+                let times = args.key("times")?.unwrap_or(1);
+                let key = Key::from(args.word().ok_or("no key")?.repeat(times));
                 let read = store::Read { key, level: Level::Majority };
                 self.step(Event::Read { ticket, read, deadline })
             }

@@ -7,6 +7,7 @@ use quorate_coordinator::core::effect::Effect as Ordered;
 use quorate_coordinator::core::event::{
     Batch, Event as Coordination, Records, Sequence, Unanswered, Unreadable,
 };
+use quorate_coordinator::core::takeover::PULL_BYTES_MAX;
 use quorate_protocol::entry::{Answer, TokenId, decode_batch};
 use quorate_protocol::ids::{Epoch, Index, NodeId};
 use quorate_protocol::record::{Key, Record};
@@ -23,7 +24,7 @@ use quorate_protocol::view::{Directory, Registration};
 use super::inbox::{Inbox, Input};
 use super::pipe::Pipe;
 use super::prefetch::{LateRepair, LateRound};
-use super::{Shell, Work};
+use super::{Shell, Work, bounds};
 use crate::core::effect::{Effect, Reply};
 use crate::core::event::{Caller, Event};
 use crate::log::LogOp;
@@ -110,6 +111,10 @@ impl Shell {
         responder: Responder<ReplicaResponse>,
     ) {
         let event = match request {
+            ReplicaRequest::Append { append } if !bounds::fits(append.round.as_ref()) => {
+                tracing::error!(from = %append.promise, "a round over the bound");
+                return drop(responder);
+            }
             ReplicaRequest::Append { append } => {
                 let frames = match decode_batch(append.prev, &append.batch) {
                     Ok(frames) => frames,
@@ -154,8 +159,7 @@ impl Shell {
         if fetch.promise != promised {
             return Err(Declined::Fenced { promised });
         }
-        let records: Result<_, _> = fetch.keys.iter().map(|key| self.state.get(key)).collect();
-        records.map_err(|_| Declined::NotReady)
+        bounds::fetch(&fetch.keys, |key| self.state.get(key)).map_err(|_| Declined::NotReady)
     }
 
     pub(super) fn step_node(&mut self, event: Event) {
@@ -190,7 +194,7 @@ impl Shell {
             }
             Effect::Reply { caller, reply } => self.reply(caller, reply),
             Effect::ReadLog { caller, after, bytes_max } => {
-                self.read_log(caller, after, bytes_max as usize);
+                self.read_log(caller, after, bytes_max.min(PULL_BYTES_MAX) as usize);
             }
             Effect::AnswerRound { caller, reply, keys, committed } => {
                 let (promised, history) =

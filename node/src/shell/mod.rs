@@ -19,7 +19,7 @@
 //! * `pipe`, `registry`: calls to nodes, calls to the server.
 //! * `copy`: state copies, both ends.
 //! * `serve`: connections in, requests of clients.
-//! * `effects`: carrying out what the cores ask.
+//! * `effects`, `bounds`: carrying out what the cores ask, and how much at once.
 //! * `prefetch`: what waits for the state's disk, so that the cores do not.
 //! * `trace`: the spans of the cores' steps.
 //! * `upkeep`: shortening the log, dropping tombstones, verifying the disk.
@@ -27,6 +27,7 @@
 //! [`Drained`]: quorate_coordinator::core::event::Event::Drained
 
 mod beats;
+mod bounds;
 mod clock;
 mod copy;
 pub(crate) mod directory;

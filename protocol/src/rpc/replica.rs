@@ -18,7 +18,8 @@ pub trait Replica {
     async fn append(append: Append) -> Appended;
     /// From a coordinator that takes over: entries it lacks.
     async fn pull(pull: Pull) -> Pulled;
-    /// From the coordinator, when it is the odd one of a read round: the records the others hold.
+    /// From the coordinator, when it is the odd one of a read round: the records the others hold,
+    /// from the first key on, as many as one answer carries.
     async fn fetch(fetch: Fetch) -> Result<Vec<Option<Record>>, Declined>;
     /// From the coordinator, when the receiver lacks more than its log holds: copy its state.
     async fn copy_from(order: CopyOrder) -> Result<(), Declined>;
@@ -78,7 +79,7 @@ pub struct Append {
 pub struct Round {
     /// The round's number, rising within an epoch.
     pub number: u64,
-    /// The keys.
+    /// The keys. One who is asked for more than a round of the sender's ever has answers nothing.
     pub keys: Vec<Key>,
 }
 
@@ -135,7 +136,8 @@ pub struct Pull {
     pub promise: Promise,
     /// The last entry the puller holds.
     pub after: Version,
-    /// About how many bytes it wants at the most; at least one entry is sent.
+    /// About how many bytes it wants at the most; at least one entry is sent, and never more than
+    /// a coordinator asks for.
     pub bytes_max: u32,
 }
 
