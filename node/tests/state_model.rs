@@ -7,8 +7,10 @@ mod state_support;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use quorate_node::state::{MemoryState, State};
+use quorate_node::state::{MemoryState, State, StateError};
 use quorate_protocol::ids::History;
+use quorate_protocol::record::Key;
+use quorate_protocol::version::Version;
 
 use state_support::{Model, key, layered, open};
 
@@ -111,4 +113,15 @@ proptest! {
         let root = tempfile::tempdir().unwrap();
         run(&steps, || Arc::new(open(root.path()).unwrap()));
     }
+}
+
+#[test]
+fn a_key_that_no_engine_takes_is_an_error_and_harms_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let state = layered(Arc::new(open(root.path()).unwrap()));
+    let long = Key::from(vec![b'k'; 70_000]);
+    let error = state.get(&long).unwrap_err();
+    assert!(matches!(error, StateError::KeyTooLong { bytes: 70_000 }), "{error}");
+    state.digest(&long, Version::ZERO).unwrap_err();
+    assert!(state.get(&key(1)).unwrap().is_none());
 }

@@ -15,7 +15,7 @@ mod table;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::patterns::Patterns;
+pub use self::patterns::{Patterns, check_key_size};
 pub use self::table::docs_table;
 use self::table::{ROWS, Row};
 use crate::time::Millis;

@@ -130,6 +130,8 @@ impl Core {
             Event::Read { ticket, read, deadline } => {
                 if matches!(self.phase, Phase::Idle) {
                     effects.push(round::refuse(ticket, self.not_coordinator()));
+                } else if let Err(why) = self.patterns.check_key(&read.key) {
+                    effects.push(round::refuse(ticket, Refused::InvalidKey { why }));
                 } else {
                     self.rounds.wait(ticket, read.key, deadline, effects);
                 }

@@ -325,13 +325,17 @@ impl Orderer {
     }
 }
 
+/// Sizes hold for every change. Patterns are for writes: what was stored under an older one can
+/// still be deleted.
 fn check(command: &Command, patterns: &Patterns) -> Result<(), Refused> {
-    let key = command.key();
-    patterns.check_key(key).map_err(|why| Refused::InvalidKey { why })?;
-    if let Command::Write { value, .. } = command {
-        patterns.check_value(value).map_err(|why| Refused::InvalidValue { why })?;
+    let key = |why| Refused::InvalidKey { why };
+    match command {
+        Command::Write { key: name, value } => {
+            patterns.check_key(name).map_err(key)?;
+            patterns.check_value(value).map_err(|why| Refused::InvalidValue { why })
+        }
+        Command::Delete { key: name } => patterns.check_key_size(name).map_err(key),
     }
-    Ok(())
 }
 
 pub(super) fn refuse(ticket: Ticket, refused: Refused) -> Effect {

@@ -8,6 +8,7 @@ use quorate_protocol::rpc::replica::{ReplicaRequest, ReplicaResponse};
 use quorate_protocol::rpc::store::{
     CommittedReply, Level, NodeStatus, Read, ReadReply, Refused, Role, StoreRequest, StoreResponse,
 };
+use quorate_protocol::settings::check_key_size;
 use quorate_protocol::transport::{
     AcceptError, Accepted, Detached, Listener, Message, Responder, Service, serve_channel,
 };
@@ -143,6 +144,10 @@ impl Shell {
 
     /// Committed, but possibly stale: whatever this node has applied (design §5).
     fn weak_read(&self, read: &Read) -> ReadReply {
+        let bytes_max = self.node.settings().key_bytes_max;
+        if let Err(why) = check_key_size(&read.key, bytes_max) {
+            return ReadReply::Refused(Refused::InvalidKey { why });
+        }
         let (Some(by), Some(applied)) = (self.node.node(), self.state.whole()) else {
             return ReadReply::Refused(Refused::NotServing);
         };

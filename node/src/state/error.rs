@@ -14,6 +14,12 @@ pub enum StateError {
         /// Where.
         key: Key,
     },
+    /// A key that no engine takes. Nothing is wrong with the state.
+    #[error("a key of {bytes} bytes; {max} is the most", max = super::KEY_BYTES_MAX)]
+    KeyTooLong {
+        /// How long it is.
+        bytes: usize,
+    },
     /// The engine's own files are damaged. The state must be set aside and copied afresh.
     #[error("the state's files are damaged ({why}); set it aside and copy it from the peers")]
     Store {

@@ -38,10 +38,16 @@ impl Patterns {
     /// # Errors
     /// Names the bound, or the pattern and the place.
     pub fn check_key(&self, key: &Key) -> Result<(), String> {
-        if key.is_empty() {
-            return Err("it is empty; a key has at least one byte".to_owned());
-        }
+        self.check_key_size(key)?;
         self.key.check(key.as_bytes())
+    }
+
+    /// Whether `key` is of a size that a key may have, whatever the pattern.
+    ///
+    /// # Errors
+    /// Names the bound.
+    pub fn check_key_size(&self, key: &Key) -> Result<(), String> {
+        check_key_size(key, self.key.bytes_max)
     }
 
     /// Whether `value` may be a value.
@@ -51,6 +57,24 @@ impl Patterns {
     pub fn check_value(&self, value: &Value) -> Result<(), String> {
         self.value.check(value.as_bytes())
     }
+}
+
+/// Whether `key` is of a size that a key may have, with `bytes_max` for the setting.
+///
+/// # Errors
+/// Names the bound.
+pub fn check_key_size(key: &Key, bytes_max: u32) -> Result<(), String> {
+    if key.is_empty() {
+        return Err("it is empty; a key has at least one byte".to_owned());
+    }
+    check_size(key.as_bytes(), bytes_max)
+}
+
+fn check_size(bytes: &[u8], bytes_max: u32) -> Result<(), String> {
+    if bytes.len() > bytes_max as usize {
+        return Err(format!("it has {} bytes; {bytes_max} is the most", bytes.len()));
+    }
+    Ok(())
 }
 
 /// The rule for one of the two.
@@ -78,9 +102,7 @@ impl Rule {
 
     fn check(&self, bytes: &[u8]) -> Result<(), String> {
         let Self { name, pattern, bytes_max, .. } = self;
-        if bytes.len() > *bytes_max as usize {
-            return Err(format!("it has {} bytes; {bytes_max} is the most", bytes.len()));
-        }
+        check_size(bytes, *bytes_max)?;
         let Some(regexes) = &self.regexes else { return Ok(()) };
         if regexes.whole.is_match(bytes) {
             return Ok(());

@@ -92,6 +92,10 @@ impl Tree {
 
     /// What a key holds.
     pub(super) fn get(&self, key: &Key) -> Result<Option<Record>, StateError> {
+        // fjall would panic, and be of no use afterwards.
+        if key.len() > KEY_BYTES_MAX {
+            return Err(StateError::KeyTooLong { bytes: key.len() });
+        }
         let row = contained("reading", || self.keyspace.get(rows::record_name(key)))?;
         row.map(|row| decode(key, &row)).transpose()
     }
