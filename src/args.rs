@@ -1,6 +1,7 @@
 //! The command line as typed. What it means is found out in `config.rs` and the commands.
 //!
-//! Every flag can be given in the environment as well; a flag wins.
+//! Every flag can be given in the environment as well; a flag wins. Only the two that give data
+//! up cannot: left behind in a service's environment, they would do so at every start.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -277,12 +278,13 @@ pub(crate) struct Server {
     /// A new cluster takes letters and digits only, as keys and as values
     #[arg(long, env = "QUORATE_ALPHANUMERIC", value_parser = FalseyValueParser::new())]
     pub(crate) alphanumeric: bool,
-    /// Where too many members are gone for good: give up what they alone hold. Tells what may be
-    /// lost, asks, and then begins a new history with what the first node that answers holds
-    #[arg(long, env = "QUORATE_ABANDON_DATA", value_parser = FalseyValueParser::new())]
+    /// Go on without the majority, where too many members are gone for good: tells what may be
+    /// lost, asks, and lets the cluster start over from the first node that answers. Not taken
+    /// from the environment, nor is --yes
+    #[arg(long)]
     pub(crate) abandon_data: bool,
     /// Do not ask
-    #[arg(long, env = "QUORATE_YES", value_parser = FalseyValueParser::new())]
+    #[arg(long)]
     pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) running: Running,
@@ -405,7 +407,8 @@ mod tests {
         fn check(command: &clap::Command) {
             for flag in command.get_arguments() {
                 let Some(long) = flag.get_long() else { continue };
-                if flag.is_hide_set() || matches!(long, "help" | "version") {
+                let never = matches!(long, "help" | "version" | "abandon-data" | "yes");
+                if flag.is_hide_set() || never {
                     continue;
                 }
                 let wanted = format!("QUORATE_{}", long.to_uppercase().replace('-', "_"));

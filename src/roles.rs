@@ -93,9 +93,15 @@ fn confirm_abandon(typed: &Server) -> Result<(), Failure> {
         return Ok(());
     }
     if !shell::is_interactive() {
-        return Err(Failure::usage("nobody is here to be asked; add --yes to give the data up"));
+        return Err(Failure::usage(
+            "nobody is here to be asked; add --yes to go on without the majority",
+        ));
     }
-    if ask("Give the data up?")? { Ok(()) } else { Err(Failure::usage("nothing was changed")) }
+    if ask("Go on without the majority?")? {
+        Ok(())
+    } else {
+        Err(Failure::usage("nothing was changed"))
+    }
 }
 
 /// What cannot be used is for the user to change; anything later is an outage.

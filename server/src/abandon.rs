@@ -1,7 +1,11 @@
-//! Giving data up on purpose: the operator's way out when disks do not come back (design §2).
+//! Giving a majority up on purpose: the operator's way out when disks do not come back (design
+//! §2).
 //!
 //! First [`abandon_preview`] says what may be lost; the command line shows it and asks; then
 //! [`abandon`] begins a new history. Both work on the directory of a server that is stopped.
+//!
+//! What is kept is what the node holds that begins the new history (`docs/protocol.md` §7): the first
+//! that registers or answers. What others hold beyond that is dropped as they copy it.
 
 use std::fmt;
 use std::path::Path;
@@ -14,7 +18,7 @@ use crate::core::state::State;
 use crate::run::Error;
 use crate::store::Store;
 
-/// What giving up the data of a cluster would give up.
+/// What giving up the majority of a cluster would give up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Abandon {
     cluster: ClusterId,
@@ -57,17 +61,25 @@ impl fmt::Display for Abandon {
             );
         };
         writeln!(f, "Cluster {}, history {}, view {view}.", self.cluster, self.history)?;
-        writeln!(f, "What its members hold is given up, but for what one of them goes on with:")?;
+        writeln!(
+            f,
+            "The first node that answers begins a new history with what its own log and state \
+             hold. All others copy that, and drop what they hold beyond it. The members:"
+        )?;
         for (holder, floor) in &self.holders {
             writeln!(f, "  {holder}, last known to hold everything up to {floor}")?;
         }
+        writeln!(
+            f,
+            "KEPT is what that one node holds. LOST may be every write that was acknowledged and \
+             that it lacks: all of them, where it is new or empty. A write that was reported \
+             unknown may turn out done."
+        )?;
         write!(
             f,
-            "The first node that answers begins a new history with what it holds itself: let that \
-             be the one that holds most, and start no empty one before it. Every key and value \
-             that it lacks is lost; nodes that come back later with data of this history do not \
-             bring it in. If {} of the members can still be started, start them instead: nothing \
-             is lost then.",
+            "So start one node alone first, the one that holds most, and the others once it \
+             coordinates. If {} of the members can still be started, start them instead, without \
+             this: nothing is lost then.",
             view.members.takeover_quorum()
         )
     }
@@ -82,7 +94,7 @@ pub fn abandon_preview(data: &Path) -> Result<Abandon, Error> {
     Ok(Abandon::of(&state))
 }
 
-/// Gives up the data: the server's next start begins a new history.
+/// Gives up the majority: the server's next start begins a new history.
 ///
 /// # Errors
 /// As [`abandon_preview`], and when the new state cannot be written.
@@ -131,6 +143,10 @@ mod tests {
         assert!(
             text.contains("n1 at 10.0.0.1:4748, on disk, last known to hold everything up to 2.9")
         );
+        for word in ["what its own log and state hold", "LOST may be", "unknown may turn out done"]
+        {
+            assert!(text.contains(word), "no '{word}' in: {text}");
+        }
         assert_eq!(Store::open_existing(dir.path()).unwrap().1, state);
 
         abandon(dir.path()).unwrap();
