@@ -35,6 +35,10 @@ const READ_BYTES: usize = 8 << 20;
 /// How many damaged records are named; the others are counted.
 const RECORDS_TOLD_MAX: usize = 20;
 
+const LOG_GONE: &str = "the next start begins an empty log behind what the state holds; the server \
+                        knows if promised entries are lost with it, and the node then heals from \
+                        its peers";
+
 const REFUSES: &str = "the next start ends with this error and changes nothing";
 
 /// What a look at a stopped node came to.
@@ -122,14 +126,15 @@ impl Report {
 /// Whether `dir` holds a node's files, or what is left of them.
 #[must_use]
 pub fn is_node(dir: &Path) -> bool {
-    let has_segment = |log: &Path| {
-        let names = fs::read_dir(log).into_iter().flatten().flatten();
-        names.map(|entry| entry.file_name()).any(|name| {
-            let name = name.to_string_lossy();
-            name.starts_with("log-") && name.ends_with(".seg")
-        })
-    };
     dir.join("node").is_file() || dir.join("state/head").is_file() || has_segment(&dir.join("log"))
+}
+
+fn has_segment(log: &Path) -> bool {
+    let names = fs::read_dir(log).into_iter().flatten().flatten();
+    names.map(|entry| entry.file_name()).any(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("log-") && name.ends_with(".seg")
+    })
 }
 
 /// Looks at everything in a stopped node's directory and changes nothing.
@@ -194,20 +199,30 @@ fn tell_kept(dir: &Path, report: &mut Report) -> Result<(), VerifyFailed> {
 
 type Log = LogLook<RealFiles>;
 
+/// The log as the next start would find it.
+struct Checked {
+    log: Log,
+    /// It ends early, at damage that was told.
+    is_rotten: bool,
+}
+
 /// Checks every group and every entry; the log as the next start would find it.
-fn check_log(dir: &Path, store: StoreId, report: &mut Report) -> Result<Option<Log>, VerifyFailed> {
+fn check_log(
+    dir: &Path,
+    store: StoreId,
+    report: &mut Report,
+) -> Result<Option<Checked>, VerifyFailed> {
     let dir = dir.join("log");
     let files = match RealFiles::open(&dir) {
+        // A node has a first segment before it registers.
+        Ok(_) if report.identity.is_some() && !has_segment(&dir) => {
+            report.find(&dir, "its segments are missing", LOG_GONE);
+            return Ok(None);
+        }
         Ok(files) => files,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if report.identity.is_some() {
-                report.find(
-                    &dir,
-                    "it is missing",
-                    "the next start begins an empty log behind what the state holds; the server \
-                     knows if promised entries are lost with it, and the node then heals from its \
-                     peers",
-                );
+                report.find(&dir, "it is missing", LOG_GONE);
             }
             return Ok(None);
         }
@@ -222,11 +237,11 @@ fn check_log(dir: &Path, store: StoreId, report: &mut Report) -> Result<Option<L
         }
     };
     if found.torn_bytes > 0 {
-        report.find(
+        // What every crash may leave. Where it is damage instead, the server's floor tells.
+        report.note(
             &dir,
             format!(
-                "its last write of {} bytes is cut short or damaged: a crash, if it was never \
-                 acknowledged",
+                "its last write of {} bytes is cut short, as by a crash before it was acknowledged",
                 found.torn_bytes
             ),
             "the next start cuts it off; the server knows if it was promised, and the node then \
@@ -250,7 +265,7 @@ fn check_log(dir: &Path, store: StoreId, report: &mut Report) -> Result<Option<L
     }
     report.position = Some(log.shape().last());
     check_entries(&dir, &log, report);
-    Ok(Some(log))
+    Ok(Some(Checked { log, is_rotten: found.rot.is_some() }))
 }
 
 /// The file an error speaks of.
@@ -310,12 +325,13 @@ fn check_entries(dir: &Path, log: &Log, report: &mut Report) {
 fn check_state(
     dir: &Path,
     store: StoreId,
-    log: Option<&Log>,
+    log: Option<&Checked>,
     report: &mut Report,
 ) -> Result<(), VerifyFailed> {
     let place = dir.join("state");
     // Without a log that can be read, the next start ends or begins an empty one.
-    let (meta, shape) = log.map_or_else(Default::default, |log| (*log.meta(), log.shape().clone()));
+    let (meta, shape) =
+        log.map_or_else(Default::default, |Checked { log, .. }| (*log.meta(), log.shape().clone()));
     let without = || {
         let ops = reconcile(&meta, &shape, (meta.history, Version::ZERO), true);
         match ops.is_empty() {
@@ -391,7 +407,12 @@ fn tell_records(place: &Path, contents: &Contents, report: &mut Report) {
 }
 
 /// Whether the log goes on where the state ends.
-fn check_fit(dir: &Path, log: &Log, contents: &Contents, report: &mut Report) {
+fn check_fit(
+    dir: &Path,
+    Checked { log, is_rotten }: &Checked,
+    contents: &Contents,
+    report: &mut Report,
+) {
     let place = dir.join("log");
     let Meta { durable_applied, history, .. } = *log.meta();
     let applied = contents.marks.applied;
@@ -417,6 +438,8 @@ fn check_fit(dir: &Path, log: &Log, contents: &Contents, report: &mut Report) {
             ),
             "the next start marks the node, which copies what is missing from its peers",
         ),
+        // What becomes of a rotten log was told with the rot.
+        _ if *is_rotten => {}
         _ => report.note(
             &place,
             format!("it ends at {}, before the state, which is at {applied}", log.shape().last()),
