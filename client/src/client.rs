@@ -406,6 +406,8 @@ fn judge_read(reply: ReadReply) -> Verdict<Reading> {
 fn change_error(failed: Failed, token: Token) -> Error {
     match (failed.end, failed.unanswered) {
         (End::Expired, _) => Error::Expired { token },
+        (End::Unsendable(why), false) => Error::Refused(Refused::InvalidValue { why }),
+        (End::Unsendable(why), true) => Error::Unknown { token, why },
         (End::Refused(refused), false) => Error::Refused(refused),
         (End::Refused(refused), true) => Error::Unknown {
             token,
@@ -420,6 +422,7 @@ fn change_error(failed: Failed, token: Token) -> Error {
 fn read_error(failed: Failed) -> Error {
     match failed.end {
         End::Refused(refused) => Error::Refused(refused),
+        End::Unsendable(why) => Error::Refused(Refused::InvalidKey { why }),
         End::Late(why) => Error::Unavailable { why },
         End::Expired => Error::Unavailable { why: "an answer that fits no read".to_owned() },
     }

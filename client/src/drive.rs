@@ -24,6 +24,9 @@ use crate::wire::{Fault, StoreLink};
 /// again after each further such time.
 const PATIENCE: Duration = Duration::from_millis(150);
 
+/// An answer within this of the deadline was made when it had come, as the other end counts.
+const LATE: Duration = Duration::from_millis(5);
+
 /// The most attempts of one request left behind and still looked after.
 const LEFT_MAX: usize = 16;
 
@@ -52,6 +55,8 @@ pub(crate) struct Failed {
 pub(crate) enum End {
     /// Trying again would bring the same.
     Refused(Refused),
+    /// It cannot be sent at all, for this reason.
+    Unsendable(String),
     /// See [`Verdict::Expired`].
     Expired,
     /// The deadline came; this stood in the way last.
@@ -104,7 +109,15 @@ where
                     self.pause(&mut backoff, Some(generation)).await;
                 }
                 Attempted::Reply(Verdict::Refused(refused)) => {
-                    why = Some(refused.to_string());
+                    let time_left = self.deadline.saturating_duration_since(Instant::now());
+                    why = Some(match refused {
+                        // Also what a coordinator says to what it finds too late.
+                        Refused::NotServing if time_left <= LATE => {
+                            let Target { node, address, .. } = &target;
+                            format!("{node} at {address} did not get to it in the time given")
+                        }
+                        _ => refused.to_string(),
+                    });
                     match refused {
                         Refused::NotCoordinator { hint } => {
                             match hint {
@@ -127,6 +140,9 @@ where
                     }
                 }
                 Attempted::Fault(fault) => {
+                    if let Some(why) = fault.unsendable() {
+                        break End::Unsendable(why);
+                    }
                     left.unanswered |= fault.perhaps_sent();
                     why = Some(fault.to_string());
                     self.finder.doubt(generation);

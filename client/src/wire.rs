@@ -26,8 +26,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Why a call has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fault {
-    /// The transport's reason.
-    #[error("{0}")]
+    /// The transport's reason. What it means for the outcome is told elsewhere: a read, say, has
+    /// none.
+    #[error("{}", without_outcome(.0))]
     Call(#[from] CallError),
     /// The peer answered another call than the one that was made.
     #[error("an answer that fits no question; are both ends of the same release?")]
@@ -48,6 +49,14 @@ impl Fault {
         matches!(self, Self::Call(CallError::Rejected(ConnectError::NotServed { .. })))
     }
 
+    /// Why the request is none that can be sent, to anybody, ever.
+    pub(crate) fn unsendable(&self) -> Option<String> {
+        match self {
+            Self::Call(CallError::Unsendable(error)) => Some(error.to_string()),
+            _ => None,
+        }
+    }
+
     /// Whether asking again would bring the same.
     pub(crate) fn is_final(&self) -> bool {
         matches!(
@@ -56,6 +65,16 @@ impl Fault {
                 CallError::Rejected(_) | CallError::NotSent(ConnectError::BadAddress { .. })
             )
         )
+    }
+}
+
+fn without_outcome(error: &CallError) -> String {
+    match error {
+        CallError::TimedOut { address, after_ms } => {
+            format!("no answer from {address} within {after_ms} ms")
+        }
+        CallError::Lost { address, why } => format!("{address} gave no answer ({why})"),
+        other => other.to_string(),
     }
 }
 

@@ -307,6 +307,48 @@ async fn many_requests_share_one_connection() {
 }
 
 #[tokio::test]
+async fn what_no_frame_can_carry_is_refused_at_once() {
+    let (word, seen) = (word(), Seen::default());
+    let node = node(&word, &seen, |_| applied(5)).await;
+    say(&word, coordinates(1, &node.address, 1));
+    let server = server(&word).await;
+    let client = Client::connect([&server.address]).await.unwrap();
+    let huge = vec![0_u8; quorate_protocol::transport::FRAME_BYTES_MAX + 1];
+    let error = client.write("k", huge).await.unwrap_err();
+    let bound = quorate_protocol::transport::FRAME_BYTES_MAX.to_string();
+    assert!(matches!(error, Error::Refused(_)) && error.to_string().contains(&bound), "{error}");
+    assert!(seen.tokens().is_empty());
+}
+
+#[tokio::test]
+async fn a_read_without_an_answer_speaks_of_no_outcome() {
+    let word = word();
+    let fake = {
+        let word = word.clone();
+        fake::node(move |request| usual(&request, &word.lock().unwrap()).unwrap_or(Do::Hold)).await
+    };
+    say(&word, coordinates(1, &fake.address, 1));
+    let server = server(&word).await;
+    let client = Client::connect([&server.address]).await.unwrap();
+    let read = ReadOptions::default().deadline(Duration::from_millis(100));
+    let error = client.read_with("k", read).await.unwrap_err().to_string();
+    assert!(error.contains("no answer") && !error.contains("may or may not"), "{error}");
+}
+
+#[tokio::test]
+async fn a_coordinator_that_had_no_time_is_not_said_to_be_unable() {
+    let (word, seen) = (word(), Seen::default());
+    let node = node(&word, &seen, |_| refused(Refused::NotServing)).await;
+    say(&word, coordinates(1, &node.address, 1));
+    let server = server(&word).await;
+    let client = Client::connect([&server.address]).await.unwrap();
+    client.token(Duration::from_secs(1)).await.unwrap();
+    let hurried = ChangeOptions::default().deadline(Duration::from_millis(4));
+    let error = client.write_with("k", "v", hurried).await.unwrap_err().to_string();
+    assert!(!error.contains("cannot serve"), "{error}");
+}
+
+#[tokio::test]
 async fn connecting_to_nobody_says_so() {
     let gone = server(&word()).await.address.clone();
     let error = Client::connect([gone.as_str()]).await.unwrap_err();
