@@ -123,6 +123,10 @@ pub(crate) enum Format {
 pub(crate) struct Read {
     /// The key
     pub(crate) key: String,
+    /// Print the value byte for byte, without a newline behind it
+    #[arg(long, env = "QUORATE_RAW", value_parser = FalseyValueParser::new())]
+    #[arg(conflicts_with = "output")]
+    pub(crate) raw: bool,
     #[command(flatten)]
     pub(crate) how: How,
     #[command(flatten)]

@@ -29,18 +29,22 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(crate) async fn read(typed: Read) -> Result<Code, Failure> {
     let session = open(&typed.reach, typed.ask, typed.how).await?;
-    Ok(session.conclude(&typed.key, &session.read(&typed.key).await?))
+    let said = session.read(&typed.key).await?;
+    match typed.raw {
+        true => session.conclude_with(&typed.key, &said, said.raw()),
+        false => session.conclude(&typed.key, &said),
+    }
 }
 
 pub(crate) async fn write(typed: Write) -> Result<Code, Failure> {
     let value = take_value(typed.value)?;
     let session = open(&typed.reach, typed.ask, How { level: Level::Majority }).await?;
-    Ok(session.conclude(&typed.key, &session.write(&typed.key, value).await?))
+    session.conclude(&typed.key, &session.write(&typed.key, value).await?)
 }
 
 pub(crate) async fn delete(typed: Delete) -> Result<Code, Failure> {
     let session = open(&typed.reach, typed.ask, How { level: Level::Majority }).await?;
-    Ok(session.conclude(&typed.key, &session.delete(&typed.key).await?))
+    session.conclude(&typed.key, &session.delete(&typed.key).await?)
 }
 
 pub(crate) async fn shell(typed: Shell) -> Result<Code, Failure> {
@@ -84,7 +88,7 @@ pub(crate) async fn status(typed: Status) -> Result<Code, Failure> {
             crate::output::talk(&failure.to_string());
         }
         if typed.output == Format::Text {
-            data(b"\n");
+            data(b"\n")?;
         }
         tokio::select! {
             () = tokio::time::sleep(WATCH_INTERVAL) => {}
@@ -102,7 +106,7 @@ pub(crate) async fn settings(typed: crate::args::Settings) -> Result<Code, Failu
             client.set_setting(&name, &value, timeout).await?
         }
     };
-    data(&show_settings(&settings, output));
+    data(&show_settings(&settings, output))?;
     Ok(Code::Done)
 }
 

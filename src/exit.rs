@@ -52,6 +52,16 @@ impl Failure {
         Self { code: Code::Refused, error: anyhow::anyhow!("{why}") }
     }
 
+    /// Nobody reads standard output any more. It ends what is being done, and is told to nobody.
+    pub(crate) fn reader_gone() -> Self {
+        Self { code: Code::Done, error: anyhow::anyhow!("the reader of standard output is gone") }
+    }
+
+    /// Whether it is [`Failure::reader_gone`].
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.code == Code::Done
+    }
+
     /// The same failure with what to do about it.
     pub(crate) fn hint(self, hint: impl fmt::Display) -> Self {
         Self { error: anyhow::anyhow!("{self}\n{hint}"), ..self }

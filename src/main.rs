@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     let typed = Typed::parse();
     let code = match run(typed.command) {
         Ok(code) => code,
+        Err(failure) if failure.is_quiet() => failure.code,
         Err(failure) => {
             output::talk(&format!("quorate: {failure}"));
             failure.code
@@ -53,7 +54,7 @@ fn run(command: Command) -> Result<Code, Failure> {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Typed::command(), "quorate", &mut script);
-            output::data(&script);
+            output::data(&script)?;
             Ok(Code::Done)
         }
         Command::Sleep { ms } => {

@@ -10,6 +10,7 @@ use quorate_client::{Changed, Reading, Value};
 use serde_json::{Map, Value as Json, json};
 
 use crate::args::Format;
+use crate::exit::Failure;
 
 /// What a command came to.
 #[derive(Clone, Debug)]
@@ -40,6 +41,14 @@ impl Said {
                 Some(line(value.as_bytes()))
             }
             (Format::Text, _) => None,
+        }
+    }
+
+    /// The value that was read, byte for byte; `None` is nothing at all.
+    pub(crate) fn raw(&self) -> Option<&[u8]> {
+        match self {
+            Self::Read(Reading { value: Some(value), .. }) => Some(value.as_bytes()),
+            _ => None,
         }
     }
 
@@ -107,12 +116,17 @@ impl Said {
     }
 }
 
-/// Prints data. A reader that is gone wants no more of it: that ends the process quietly.
-pub(crate) fn data(bytes: &[u8]) {
+/// Prints data.
+///
+/// # Errors
+/// That it could not be written. A reader that is gone wants no more of it: that ends everything
+/// in order, and quietly (see [`Failure::reader_gone`]).
+pub(crate) fn data(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
-        std::process::exit(0);
-    }
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::reader_gone(),
+        _ => Failure::unavailable(format!("cannot write to standard output: {error}")),
+    })
 }
 
 /// Tells the person something. That nobody reads it is no failure.

@@ -45,7 +45,7 @@ pub(crate) fn server(typed: Server) -> Result<Code, Failure> {
         let bound = server.local_address().map_err(server_failure)?;
         let reached = advertised(&typed.running, bound);
         let stop = stop(typed.running.child)?;
-        announce("server", bound, typed.running.child);
+        announce("server", bound, typed.running.child)?;
         // Nobody is told by the server where it is; so this is for the people who start nodes.
         match reached {
             Ok(address) => talk(&format!("nodes and clients reach it with --server {address}")),
@@ -79,7 +79,7 @@ pub(crate) fn node(typed: Node) -> Result<Code, Failure> {
         let advertise = advertised(&typed.running, bound)?;
         let config = quorate_node::Config { servers, advertise, data };
         let stop = stop(typed.running.child)?;
-        announce("node", bound, typed.running.child);
+        announce("node", bound, typed.running.child)?;
         quorate_node::run(config, listener, stop).await.map_err(node_failure)?;
         Ok(Code::Done)
     })
@@ -173,11 +173,12 @@ fn with_port(typed: &str, port: u16) -> String {
 }
 
 /// Says where it listens: to people, and to a parent that asked.
-fn announce(role: &str, bound: SocketAddr, child: Child) {
+fn announce(role: &str, bound: SocketAddr, child: Child) -> Result<(), Failure> {
     talk(&format!("quorate {role} listens at {bound}"));
     if child.announce {
-        data(format!("{bound}\n").as_bytes());
+        data(format!("{bound}\n").as_bytes())?;
     }
+    Ok(())
 }
 
 fn prepare_child(child: Child) -> Result<(), Failure> {

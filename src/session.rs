@@ -71,7 +71,7 @@ impl Session {
         if self.ask.verbose {
             talk(&said.origin());
         }
-        data(&said.in_turn(self.ask.output, &key));
+        data(&said.in_turn(self.ask.output, &key))?;
         Ok(Next::Go)
     }
 
@@ -93,22 +93,34 @@ impl Session {
         Ok(())
     }
 
-    /// Does one command by itself: prints its data, and ends with its code.
+    /// Ends a command that stands by itself: prints its data, and gives its code.
     ///
     /// # Errors
-    /// When it was not done, or nobody knows.
-    pub(crate) fn conclude(&self, key: &str, said: &Said) -> Code {
+    /// When it cannot be printed.
+    pub(crate) fn conclude(&self, key: &str, said: &Said) -> Result<Code, Failure> {
+        let bytes = said.alone(self.ask.output, key);
+        self.conclude_with(key, said, bytes.as_deref())
+    }
+
+    /// As [`Session::conclude`], with these bytes for data.
+    ///
+    /// # Errors
+    /// When they cannot be printed.
+    pub(crate) fn conclude_with(
+        &self,
+        key: &str,
+        said: &Said,
+        bytes: Option<&[u8]>,
+    ) -> Result<Code, Failure> {
         if self.ask.verbose {
             talk(&said.origin());
         }
-        if let Some(bytes) = said.alone(self.ask.output, key) {
-            data(&bytes);
-        }
+        bytes.map(data).transpose()?;
         if said.is_missing() {
             talk(&format!("no such key: {key}"));
-            return Code::Missing;
+            return Ok(Code::Missing);
         }
-        Code::Done
+        Ok(Code::Done)
     }
 
     pub(crate) async fn read(&self, key: &str) -> Result<Said, Failure> {

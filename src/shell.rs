@@ -102,6 +102,8 @@ pub(crate) async fn run(session: &Session, mut lines: Lines, interactive: bool) 
         match outcome {
             Ok(Next::Go) => {}
             Ok(Next::Quit) => break,
+            // Nobody reads what the rest would say.
+            Err(failure) if failure.is_quiet() => break,
             Err(failure) if interactive => talk(&failure.to_string()),
             Err(failure) => {
                 talk(&format!("line {number}: {failure}"));
@@ -117,6 +119,9 @@ pub(crate) async fn run_steps(session: &Session, steps: Vec<Step>) -> Code {
     let mut first_failure = Code::Done;
     for (at, step) in steps.into_iter().enumerate() {
         if let Err(failure) = session.perform(step).await {
+            if failure.is_quiet() {
+                break;
+            }
             talk(&format!("step {}: {failure}", at + 1));
             first_failure = first(first_failure, failure.code);
         }

@@ -60,8 +60,7 @@ impl Snapshot {
                 Format::Text => format!("{}\n{}", self.head_text(), self.nodes_text()),
             }
             .as_bytes(),
-        );
-        Ok(())
+        )
     }
 
     /// Prints the nodes.
@@ -76,8 +75,7 @@ impl Snapshot {
                 Format::Text => self.nodes_text(),
             }
             .as_bytes(),
-        );
-        Ok(())
+        )
     }
 
     /// Prints who coordinates and who counts.
@@ -92,8 +90,7 @@ impl Snapshot {
                 Format::Text => self.view_text(),
             }
             .as_bytes(),
-        );
-        Ok(())
+        )
     }
 
     /// Everything as JSON.

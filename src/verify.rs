@@ -26,7 +26,7 @@ pub(crate) fn verify(typed: &Verify) -> Result<Code, Failure> {
         })
         .to_string(),
     };
-    data(format!("{text}\n").as_bytes());
+    data(format!("{text}\n").as_bytes())?;
     Ok(if looks.iter().any(|look| !look.findings.is_empty()) {
         Code::Refused
     } else if looks.iter().any(|look| look.in_use) {

@@ -138,6 +138,11 @@ fn a_cluster_that_is_detached_runs_on_until_it_is_taken_down() {
     assert_eq!(done(dir, &["read", "k"]), "two\nlines\n");
     let json: Json = serde_json::from_str(&done(dir, &["read", "k", "-o", "json"])).unwrap();
     assert_eq!(json["value"], "two\nlines");
+    assert_eq!(done(dir, &["read", "k", "--raw"]), "two\nlines");
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let full = quorate(dir, &["read", "k"]).stdout(full).output().unwrap();
+    assert_eq!(full.status.code(), Some(5), "{}", talk(&full));
+    assert!(talk(&full).contains("standard output"), "{}", talk(&full));
     let weak = quorate(dir, &["get", "k", "--level", "weak", "-v"]).output().unwrap();
     assert!(talk(&weak).contains("answered"), "{}", talk(&weak));
     let missing = quorate(dir, &["del", "nothing"]).output().unwrap();
