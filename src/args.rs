@@ -52,7 +52,8 @@ pub(crate) enum Command {
     Shell(Shell),
     /// Run a script: a file, `-` for standard input, or steps such as R,k W,k,v D,k T,500
     Run(Run),
-    /// Show the server and every node, as far as they can be reached
+    /// Show the server and every node, as far as they can be reached; ends with 0 only where the
+    /// cluster serves
     Status(Status),
     /// Show the cluster's settings, or change one
     Settings(Settings),

@@ -2,19 +2,17 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::Path;
 use std::time::Duration;
 
 use quorate_client::Client;
 use quorate_protocol::settings::Settings;
 
 use crate::args::{
-    Ask, DATA_DEFAULT, Delete, Format, How, Level, Reach, Read, Run, SettingsChange, Shell, Status,
-    Write,
+    Ask, Delete, Format, How, Level, Reach, Read, Run, SettingsChange, Shell, Status, Write,
 };
-use crate::discover::Found;
+use crate::discover::{Found, data_dir};
 use crate::exit::{Code, Failure};
-use crate::output::data;
+use crate::output::{data, talk};
 use crate::script::{is_one_line_step, parse_one_line_step};
 use crate::session::Session;
 use crate::shell;
@@ -76,16 +74,20 @@ pub(crate) async fn run(typed: Run) -> Result<Code, Failure> {
 }
 
 pub(crate) async fn status(typed: Status) -> Result<Code, Failure> {
-    let client = Found::look(&typed.reach.find)?.connect().await?;
+    let dir = data_dir();
+    let found = Found::look(&typed.reach.find, &dir)?;
+    let client = found.unconnected()?;
     loop {
-        let shown = Snapshot::take(&client, Path::new(DATA_DEFAULT), typed.timeout)
-            .await
-            .print(typed.output);
-        if !typed.watch {
-            return shown.map(|()| Code::Done);
-        }
-        if let Err(failure) = shown {
-            crate::output::talk(&failure.to_string());
+        let snapshot = Snapshot::take(&client, &dir, typed.timeout).await;
+        let shown = snapshot.print(typed.output).map_err(|failure| match snapshot.reached() {
+            false if !failure.is_quiet() => failure.hint(found.hint()),
+            _ => failure,
+        });
+        match shown {
+            shown if !typed.watch => return shown.map(|()| Code::Done),
+            Err(failure) if failure.is_quiet() => return Err(failure),
+            Err(failure) => talk(&failure.to_string()),
+            Ok(()) => {}
         }
         if typed.output == Format::Text {
             data(b"\n")?;
@@ -99,7 +101,7 @@ pub(crate) async fn status(typed: Status) -> Result<Code, Failure> {
 
 pub(crate) async fn settings(typed: crate::args::Settings) -> Result<Code, Failure> {
     let crate::args::Settings { change, timeout, output, reach } = typed;
-    let client: Client = Found::look(&reach.find)?.connect().await?;
+    let client: Client = Found::look(&reach.find, &data_dir())?.connect().await?;
     let settings = match change {
         None => client.settings(timeout).await?,
         Some(SettingsChange::Set { name, value }) => {
@@ -111,8 +113,9 @@ pub(crate) async fn settings(typed: crate::args::Settings) -> Result<Code, Failu
 }
 
 async fn open(reach: &Reach, ask: Ask, how: How) -> Result<Session, Failure> {
-    let client = Found::look(&reach.find)?.connect().await?;
-    Ok(Session { client, ask, how, dir: DATA_DEFAULT.into(), control: None })
+    let dir = data_dir();
+    let client = Found::look(&reach.find, &dir)?.connect().await?;
+    Ok(Session { client, ask, how, dir, control: None })
 }
 
 /// The settings as `settings set` takes them: one a line, or an object.

@@ -1,7 +1,7 @@
 //! Finding the cluster: flag or environment, else the runtime file of a cluster that
-//! `quorate up` runs here, else the server's default port on this machine.
+//! `quorate up` runs in `QUORATE_DATA` or here, else the server's default port on this machine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use quorate_client::{Client, ConnectError, DEFAULT_PORT};
 use tracing::Instrument;
@@ -26,12 +26,12 @@ pub(crate) enum Source {
 }
 
 impl Found {
-    /// Looks in this order: what was given; the runtime file in `./.quorate`; the default.
+    /// Looks in this order: what was given; the runtime file in `dir`; the default.
     ///
     /// # Errors
     /// When an address cannot be one, or the runtime file cannot be read.
-    pub(crate) fn look(find: &Find) -> Result<Self, Failure> {
-        Self::look_in(&find.server, Path::new(DATA_DEFAULT))
+    pub(crate) fn look(find: &Find, dir: &Path) -> Result<Self, Failure> {
+        Self::look_in(&find.server, dir)
     }
 
     fn look_in(given: &[String], data: &Path) -> Result<Self, Failure> {
@@ -54,22 +54,42 @@ impl Found {
     /// # Errors
     /// When nobody answers.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
-        let hint = match self.source {
-            Source::Given => "check --server or QUORATE_SERVER",
-            Source::RuntimeFile => {
-                "./.quorate names a cluster that does not run; start it again with `quorate up`, \
-                 or name another with --server ADDR"
-            }
-            Source::Default => {
-                "start a cluster with `quorate up`, or name one with --server ADDR or QUORATE_SERVER"
-            }
-        };
+        let hint = self.hint();
         let connecting = Client::connect(&self.addresses);
         connecting.instrument(tracing::info_span!("connect")).await.map_err(|error| match error {
             ConnectError::Unavailable { .. } => Failure::from(error).hint(hint),
             error => Failure::from(error),
         })
     }
+
+    /// A client that has not asked anyone yet.
+    ///
+    /// # Errors
+    /// When there are too many addresses.
+    pub(crate) fn unconnected(&self) -> Result<Client, Failure> {
+        Client::unconnected(&self.addresses).map_err(Failure::from)
+    }
+
+    /// What to do when nobody answers.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self.source {
+            Source::Given => "check --server or QUORATE_SERVER",
+            Source::RuntimeFile => {
+                "a runtime file names a cluster that does not run; start it again with \
+                 `quorate up`, or name another with --server ADDR"
+            }
+            Source::Default => {
+                "start a cluster with `quorate up`, or name one with --server ADDR or QUORATE_SERVER"
+            }
+        }
+    }
+}
+
+/// Where the runtime file of a cluster on this machine would be: `QUORATE_DATA`, as for `quorate up`,
+/// else `./.quorate`.
+pub(crate) fn data_dir() -> PathBuf {
+    let said = std::env::var_os("QUORATE_DATA").filter(|dir| !dir.is_empty());
+    said.map_or_else(|| DATA_DEFAULT.into(), PathBuf::from)
 }
 
 #[cfg(test)]

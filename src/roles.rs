@@ -5,6 +5,7 @@
 
 use std::io::Read;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use quorate_client::{DEFAULT_PORT, parse_address};
@@ -12,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::args::{Child, Node, Running, Server};
+use crate::args::{Child, DATA_DEFAULT, Node, Running, Server};
 use crate::discover::Found;
 use crate::exit::{Code, Failure};
 use crate::output::{data, talk};
@@ -72,7 +73,8 @@ pub(crate) fn node(typed: Node) -> Result<Code, Failure> {
         (true, None) => None,
         (false, dir) => Some(dir.unwrap_or_else(|| NODE_DATA_DEFAULT.into())),
     };
-    let servers = Found::look(&typed.find)?.addresses;
+    // Not in its own --data: `up` keeps a cluster in another.
+    let servers = Found::look(&typed.find, Path::new(DATA_DEFAULT))?.addresses;
     let _trace = logging::start("node", &typed.running.log, typed.running.trace.as_deref())?;
     crate::block_on(async {
         let (listener, bound) = listen(&with_port(&typed.listen, 0)).await?;

@@ -2,11 +2,15 @@
 //!
 //! The epoch and the coordinator shown are those of an *active* view: the server's, or where a
 //! node has heard of a newer one (or the server is away), that one. A proposal is shown as one.
+//!
+//! Every node is shown that anyone names: who answers, the addresses given, the members of the
+//! view, the runtime file of a cluster on this machine. All that was found is printed, also where
+//! the cluster does not serve; that is told besides, and by the exit code.
 
 use std::path::Path;
 use std::time::Duration;
 
-use quorate_client::{Client, ClusterStatus};
+use quorate_client::{Client, ClusterStatus, NoServer, NodeReport};
 use quorate_protocol::ids::NodeId;
 use quorate_protocol::rpc::registry::ServerStatus;
 use quorate_protocol::rpc::store::{NodeStatus, Role};
@@ -33,34 +37,98 @@ impl Snapshot {
     /// the runtime file of a cluster on this machine would be.
     pub(crate) async fn take(client: &Client, dir: &Path, patience: Duration) -> Self {
         let found = client.status(patience).instrument(tracing::info_span!("status")).await;
-        let view = newest_view(&found);
         // A runtime file that cannot be read only costs the process numbers.
         let runtime = Runtime::read(dir).ok().flatten();
+        Self::of(found, runtime)
+    }
+
+    fn of(mut found: ClusterStatus, runtime: Option<Runtime>) -> Self {
+        let view = newest_view(&found);
+        let nodes = runtime.iter().flat_map(|runtime| &runtime.nodes);
+        for node in nodes {
+            if let Some(why) = found.silent.remove(&node.address)
+                && !found.nodes.iter().any(|report| report.node == node.id && node.id.is_some())
+            {
+                let (node, address) = (node.id, node.address.clone());
+                found.nodes.push(NodeReport { node, address, status: Err(why) });
+            }
+        }
+        if found.server.is_ok() {
+            // None of them is the server's.
+            let silent = std::mem::take(&mut found.silent).into_iter();
+            found.nodes.extend(silent.map(|(address, why)| NodeReport {
+                node: None,
+                address,
+                status: Err(why),
+            }));
+        } else if let Some(NoServer::Silent { why }) = found.server.as_mut().err() {
+            // Those of nodes were taken out.
+            if !found.silent.is_empty() {
+                let silent = found.silent.iter().map(|(address, why)| format!("{address}: {why}"));
+                *why = silent.collect::<Vec<_>>().join("; ");
+            }
+        }
+        for node in view.iter().flat_map(|view| view.members.iter()) {
+            if !found.nodes.iter().any(|report| report.node == Some(node)) {
+                let status = Err("nobody who answers knows where it is".to_owned());
+                let (node, address) = (Some(node), String::new());
+                found.nodes.push(NodeReport { node, address, status });
+            }
+        }
+        found.nodes.sort_by_key(|report| (report.node.is_none(), report.node));
         Self { found, view, runtime }
     }
 
     /// Whether anyone answered at all.
+    pub(crate) fn reached(&self) -> bool {
+        self.found.server.is_ok() || self.found.nodes.iter().any(|node| node.status.is_ok())
+    }
+
     fn check(&self) -> Result<(), Failure> {
-        let reached = self.found.nodes.iter().any(|node| node.status.is_ok());
         match &self.found.server {
-            Err(why) if !reached => Err(Failure::unavailable(format!("nobody answers: {why}"))),
+            Err(why) if !self.reached() => {
+                Err(Failure::unavailable(format!("nobody answers: {why}")))
+            }
             _ => Ok(()),
         }
     }
 
-    /// Prints everything.
+    /// Whether the coordinator of the active view answers, and serves.
+    fn serves(&self) -> bool {
+        self.view.as_ref().is_some_and(|view| {
+            let of_view =
+                self.found.nodes.iter().filter(|node| node.node == Some(view.coordinator));
+            let mut statuses = of_view.filter_map(|node| node.status.as_ref().ok());
+            statuses.any(|status| status.role == Role::Coordinator)
+        })
+    }
+
+    fn check_serves(&self) -> Result<(), Failure> {
+        self.check()?;
+        let why = match &self.view {
+            _ if self.serves() => return Ok(()),
+            None => "no view is active".to_owned(),
+            Some(view) => format!(
+                "{}, which coordinates epoch {}, does not answer or does not serve (yet)",
+                view.coordinator, view.epoch.0
+            ),
+        };
+        Err(Failure::unavailable(format!("the cluster does not serve: {why}")))
+    }
+
+    /// Prints everything that was found.
     ///
     /// # Errors
-    /// When nobody answered.
+    /// When no coordinator of the active view serves, as a check of the cluster's health.
     pub(crate) fn print(&self, format: Format) -> Result<(), Failure> {
-        self.check()?;
         data(
             match format {
                 Format::Json => format!("{}\n", self.json()),
                 Format::Text => format!("{}\n{}", self.head_text(), self.nodes_text()),
             }
             .as_bytes(),
-        )
+        )?;
+        self.check_serves()
     }
 
     /// Prints the nodes.
@@ -105,9 +173,10 @@ impl Snapshot {
                 "reporters": numbers(server.reporters.iter().copied()),
                 "waiting_for": server.waiting_for,
             }),
-            Err(why) => json!({ "reachable": false, "why": why }),
+            Err(why) => json!({ "reachable": false, "why": why.to_string() }),
         };
-        all["cluster"] = json!(self.server().map(|server| server.cluster.to_string()));
+        all["serves"] = json!(self.serves());
+        all["cluster"] = json!(self.found.cluster.map(|cluster| cluster.to_string()));
         all["server"] = server;
         all["nodes"] = self.nodes_json();
         all
@@ -133,10 +202,22 @@ impl Snapshot {
     }
 
     fn head_text(&self) -> String {
-        let mut text = match &self.found.server {
-            Ok((address, server)) => format!("cluster {}\nserver  {address}\n", server.cluster),
-            Err(why) => format!("server  does not answer: {why}\n"),
+        let mut text = match self.found.cluster {
+            Some(cluster) => format!("cluster {cluster}\n"),
+            None => String::new(),
         };
+        match &self.found.server {
+            Ok((address, _)) => text.push_str(&format!("server  {address}\n")),
+            Err(NoServer::NotGiven) => {
+                text.push_str("server  not asked: only addresses of nodes were given\n");
+            }
+            Err(NoServer::Silent { why }) => {
+                text.push_str(&format!("server  does not answer: {why}\n"));
+                if self.runtime.is_some() {
+                    text.push_str("        start it again with: quorate up restart server\n");
+                }
+            }
+        }
         text.push_str(&self.view_text());
         if let Some(server) = self.server() {
             if let Some(view) = &server.proposed {
@@ -172,7 +253,7 @@ impl Snapshot {
     fn nodes_text(&self) -> String {
         let rows = self.rows();
         if rows.is_empty() {
-            return "no nodes are registered\n".to_owned();
+            return "no nodes are known\n".to_owned();
         }
         let head = [
             "node", "role", "address", "pid", "position", "applied", "lag", "heard", "storage",
@@ -223,6 +304,8 @@ impl Snapshot {
     fn role(&self, id: Option<NodeId>, status: Option<&NodeStatus>) -> &'static str {
         let view = self.view.as_ref();
         match (id, view) {
+            // A member may have come back and not registered yet.
+            (Some(_), Some(_)) if status.is_some_and(|s| s.role == Role::Joining) => "joining",
             (Some(id), Some(view)) if view.coordinator == id => "coordinator",
             (Some(id), Some(view)) if view.members.contains(id) => match status.map(|s| s.role) {
                 Some(Role::TakingOver) => "taking over",
@@ -255,7 +338,7 @@ impl Row<'_> {
         json!({
             "id": self.id.map(|id| id.0),
             "role": self.role,
-            "address": self.address,
+            "address": Some(self.address).filter(|address| !address.is_empty()),
             "pid": self.pid,
             "reachable": known.is_some(),
             "why": self.status.err(),
@@ -266,7 +349,6 @@ impl Row<'_> {
             "storage": self.storage,
             "marked": known.map(|status| status.marked),
             "suspects": known.map(|status| numbers(status.suspects.iter().copied())),
-            "keys": known.map(|status| status.keys),
             "log_bytes": known.map(|status| status.log_bytes),
             "repairs": known.map(|status| status.repairs),
         })
@@ -289,7 +371,7 @@ impl Row<'_> {
         [
             or_dash(self.id.map(|id| id.to_string())),
             self.role.to_owned(),
-            self.address.to_owned(),
+            or_dash(Some(self.address.to_owned()).filter(|address| !address.is_empty())),
             or_dash(self.pid.map(|pid| pid.to_string())),
             or_dash(known.map(|status| status.position.to_string())),
             or_dash(known.map(|status| status.applied.to_string())),
@@ -390,7 +472,9 @@ mod tests {
             heard_ms_ago: vec![(NodeId(2), 40)],
             waiting_for: None,
         };
-        let found = ClusterStatus { server: Ok(("127.0.0.1:4747".to_owned(), server)), nodes };
+        let cluster = Some(server.cluster);
+        let server = Ok(("127.0.0.1:4747".to_owned(), server));
+        let found = ClusterStatus { cluster, server, nodes, silent: Default::default() };
         Snapshot { found, view: active, runtime: None }
     }
 
@@ -442,5 +526,60 @@ mod tests {
             snapshot(Some(view(3, 1)), None, nodes).json()["nodes"][0]["role"],
             json!("learner")
         );
+    }
+    /// What is shown where the server is away and these nodes, at these addresses, are not.
+    fn without_server(
+        nodes: Vec<NodeReport>,
+        silent: &[&str],
+        runtime: Option<Runtime>,
+    ) -> Snapshot {
+        let silent = silent.iter().map(|at| ((*at).to_owned(), format!("nobody listens at {at}")));
+        let why = "nobody".to_owned();
+        let found = ClusterStatus {
+            cluster: None,
+            server: Err(NoServer::Silent { why }),
+            nodes,
+            silent: silent.collect(),
+        };
+        Snapshot::of(found, runtime)
+    }
+
+    #[test]
+    fn every_member_has_a_row_and_a_returning_one_is_joining() {
+        let joining = node(1, Role::Joining, None, 9);
+        let nodes = vec![joining, node(2, Role::Member, Some(view(3, 1)), 9)];
+        let snapshot = without_server(nodes, &["127.0.0.1:4747"], None);
+        let json = snapshot.json();
+        let shown: Vec<_> =
+            json["nodes"].as_array().unwrap().iter().map(|n| (&n["id"], &n["role"])).collect();
+        let wanted =
+            [(1, "joining"), (2, "member"), (3, "member")].map(|(id, r)| (json!(id), json!(r)));
+        assert_eq!(shown, wanted.iter().map(|(id, role)| (id, role)).collect::<Vec<_>>());
+        assert_eq!(json["nodes"][2]["address"], Json::Null);
+        assert!(snapshot.head_text().contains("server  does not answer: nobody listens"));
+    }
+
+    #[test]
+    fn what_the_runtime_file_calls_a_node_is_not_shown_as_the_server() {
+        let snapshot =
+            without_server(vec![], &["127.0.0.1:1", "127.0.0.1:2"], Some(Runtime::example()));
+        let json = snapshot.json();
+        assert_eq!(json["nodes"][0]["id"], json!(1));
+        let head = snapshot.head_text();
+        assert!(head.contains("127.0.0.1:1") && !head.contains("127.0.0.1:2"), "{head}");
+        assert!(head.contains("quorate up restart server"), "{head}");
+    }
+
+    #[test]
+    fn it_serves_where_the_coordinator_of_the_active_view_says_so() {
+        let serves = |role, view: Option<View>| {
+            let snapshot = snapshot(view, None, vec![node(1, role, None, 9)]);
+            (snapshot.serves(), snapshot.check_serves().map_err(|failure| failure.code))
+        };
+        assert_eq!(serves(Role::Coordinator, Some(view(3, 1))), (true, Ok(())));
+        let no = (false, Err(crate::exit::Code::Unavailable));
+        assert_eq!(serves(Role::Coordinator, Some(view(3, 2))), no, "a deposed one");
+        assert_eq!(serves(Role::TakingOver, Some(view(3, 1))), no);
+        assert_eq!(serves(Role::Coordinator, None), no);
     }
 }

@@ -94,11 +94,10 @@ fn wrong_roles_are_told_and_end_with_2() {
 #[test]
 fn a_cluster_that_does_not_answer_ends_with_5_and_a_hint() {
     let nobody = nobody();
-    let table: [&[&str]; 6] = [
+    let table: [&[&str]; 5] = [
         &["read", "k"],
         &["write", "k", "v"],
         &["delete", "k"],
-        &["status"],
         &["settings"],
         &["settings", "set", "heartbeat_ms", "50"],
     ];
@@ -117,6 +116,26 @@ fn a_cluster_that_does_not_answer_ends_with_5_and_a_hint() {
         assert_eq!(ended.code, 5, "{}", ended.talk);
         assert!(ended.talk.contains(&nobody) && ended.talk.contains("--server"), "{}", ended.talk);
         assert_eq!(ended.data, "");
+    }
+}
+
+#[test]
+fn status_says_what_it_found_also_where_that_is_nothing() {
+    let nobody = nobody();
+    let ended = run(&["status", "--server", &nobody, "-o", "json"]);
+    assert_eq!(ended.code, 5, "{}", ended.talk);
+    assert!(ended.talk.contains(&nobody) && ended.talk.contains("--server"), "{}", ended.talk);
+    let found: serde_json::Value = serde_json::from_str(&ended.data).unwrap();
+    assert_eq!((&found["serves"], &found["epoch"]), (&false.into(), &serde_json::Value::Null));
+    assert_eq!(found["server"]["reachable"], false);
+}
+
+#[test]
+fn data_is_never_given_up_by_the_environment() {
+    for command in ["server", "node"] {
+        let ended = run(&[command, "--help"]);
+        assert!(!ended.data.contains("QUORATE_ABANDON_DATA"), "{}", ended.data);
+        assert!(!ended.data.contains("QUORATE_YES"), "{}", ended.data);
     }
 }
 

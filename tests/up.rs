@@ -143,6 +143,11 @@ fn a_cluster_that_is_detached_runs_on_until_it_is_taken_down() {
     let full = quorate(dir, &["read", "k"]).stdout(full).output().unwrap();
     assert_eq!(full.status.code(), Some(5), "{}", talk(&full));
     assert!(talk(&full).contains("standard output"), "{}", talk(&full));
+    // The runtime file is found wherever `up` would look for it.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut found = quorate(elsewhere.path(), &["read", "k", "--raw"]);
+    let found = found.env("QUORATE_DATA", dir.join(".quorate")).output().unwrap();
+    assert_eq!(data(&found), "two\nlines", "{}", talk(&found));
     let weak = quorate(dir, &["get", "k", "--level", "weak", "-v"]).output().unwrap();
     assert!(talk(&weak).contains("answered"), "{}", talk(&weak));
     let missing = quorate(dir, &["del", "nothing"]).output().unwrap();

@@ -96,6 +96,20 @@ impl Client {
         I: IntoIterator,
         I::Item: AsRef<str>,
     {
+        let client = Self::unconnected(servers)?;
+        client.wait_for_anyone().await?;
+        Ok(client)
+    }
+
+    /// As [`Client::connect`], but waits for nobody: for looking at a cluster that may not answer.
+    ///
+    /// # Errors
+    /// When an address cannot be one.
+    pub fn unconnected<I>(servers: I) -> Result<Self, ConnectError>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
         let given = servers.into_iter().map(|address| parse_address(address.as_ref()));
         let given = given.collect::<Result<Vec<_>, _>>()?;
         if given.is_empty() || given.len() > ADDRESSES_MAX {
@@ -103,7 +117,7 @@ impl Client {
         }
         let finder = Arc::new(Finder::new(given));
         let finder_task = tokio::spawn(finder.clone().run()).abort_handle();
-        let client = Self {
+        Ok(Self {
             shared: Arc::new(Shared {
                 finder,
                 finder_task,
@@ -112,9 +126,7 @@ impl Client {
                 newest: AtomicU64::new(0),
                 places: Semaphore::new(REQUESTS_IN_FLIGHT_MAX),
             }),
-        };
-        client.wait_for_anyone().await?;
-        Ok(client)
+        })
     }
 
     async fn wait_for_anyone(&self) -> Result<(), ConnectError> {

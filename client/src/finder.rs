@@ -8,7 +8,8 @@
 //! A round asks the servers. If they do not answer it asks the nodes (design §1: "or through any
 //! node, if the server is away"); once the servers were silent, both at the same time. Any answer
 //! may be stale. That is harmless: whoever is asked in error says so, so it costs a detour, never a
-//! wrong result. Still the answer of the newest epoch is preferred.
+//! wrong result. Still the answer of the newest epoch is preferred, and every node counts that any
+//! answer names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -218,10 +219,10 @@ impl Known {
             Some(Target { node, address, generation: self.generation, epoch: self.epoch });
     }
 
-    /// Takes in the best answer of a round; tells whether requests should look up.
-    fn learn(&mut self, found: Whereabouts) {
-        if !found.nodes.is_empty() {
-            self.nodes = found.nodes.into_iter().take(NODES_MAX).collect();
+    /// Takes in the best answer of a round, and the nodes that any answer named.
+    fn learn(&mut self, found: Whereabouts, nodes: BTreeMap<NodeId, String>) {
+        if !nodes.is_empty() {
+            self.nodes = nodes;
         }
         self.refreshed = Some(Instant::now());
         if found.epoch < self.epoch && !self.doubted && self.target.is_some() {
@@ -311,17 +312,23 @@ impl Asker {
     }
 
     fn publish(&self, Heard { answers, silent }: Heard) {
-        // The newest epoch; among equals the one that sees no election; and one that names someone.
-        let best = answers
-            .into_iter()
-            .max_by_key(|found| (found.epoch, !found.electing, found.coordinator.is_some()));
+        // Who knows any node before who knows none: a node that has not registered yet answers too,
+        // and may have promised the newest epoch. Then the newest epoch; among equals the one that
+        // sees no election; and one that names someone.
+        let mut answers = answers;
+        answers.sort_by_key(|found| {
+            (!found.nodes.is_empty(), found.epoch, !found.electing, found.coordinator.is_some())
+        });
+        let nodes = answers.iter().flat_map(|found| found.nodes.iter().take(NODES_MAX).cloned());
+        let nodes: BTreeMap<_, _> = nodes.collect();
+        let best = answers.pop();
         self.finder.known.send_modify(|known| {
             known.rounds += 1;
             known.answered = best.is_some();
             known.hopeless = best.is_none() && silent.values().all(Fault::is_final);
             known.silent = silent.into_iter().map(|(at, fault)| (at, fault.to_string())).collect();
             if let Some(found) = best {
-                known.learn(found);
+                known.learn(found, nodes);
             }
         });
     }

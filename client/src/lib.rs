@@ -63,7 +63,7 @@ pub use address::{BadAddress, DEFAULT_PORT, parse_address};
 pub use answer::{Changed, Reading};
 pub use client::{ADDRESSES_MAX, CONNECT_PATIENCE, Client, ConnectError, REQUESTS_IN_FLIGHT_MAX};
 pub use error::{Error, OperatorError};
-pub use operator::{ClusterStatus, NodeReport};
+pub use operator::{ClusterStatus, NoServer, NodeReport};
 pub use options::{ChangeOptions, DEADLINE_MAX, DEFAULT_DEADLINE, ReadOptions};
 pub use quorate_protocol::entry::Token;
 pub use quorate_protocol::record::{Key, Value};

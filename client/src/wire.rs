@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use quorate_protocol::ids::ClusterId;
 use quorate_protocol::rpc::registry::{
     RegistryError, RegistryRequest, RegistryResponse, ServerStatus, SettingChange, Whereabouts,
 };
@@ -103,6 +104,11 @@ impl Wire {
     /// away, so a port that changes hands leads nobody astray.
     pub(crate) fn knows_cluster(&self) -> bool {
         self.cluster.get() != Default::default()
+    }
+
+    /// The cluster; zero while it is not known.
+    pub(crate) fn cluster(&self) -> ClusterId {
+        self.cluster.get()
     }
 
     /// Learns the cluster from the process at `address`, which answers for `service`.

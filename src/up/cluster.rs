@@ -161,7 +161,7 @@ impl Cluster {
                     Ok(server) => {
                         server.waiting_for.unwrap_or_else(|| "see `quorate status`".to_owned())
                     }
-                    Err(why) => why,
+                    Err(why) => why.to_string(),
                 };
                 let after = SERVE_TIMEOUT.as_secs();
                 let failure = Failure::unavailable(format!("no service after {after} s: {why}"));

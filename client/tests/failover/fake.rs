@@ -45,6 +45,17 @@ pub(crate) async fn server(say: impl Fn() -> Whereabouts + Send + Sync + 'static
     .await
 }
 
+/// A server that tells its settings, and nothing else.
+pub(crate) async fn settings() -> Fake {
+    start("127.0.0.1:0", Service::OF_SERVER, |request| match request {
+        RegistryRequest::Settings {} => {
+            Do::Answer(RegistryResponse::Settings(quorate_protocol::settings::Settings::default()))
+        }
+        _ => Do::Hold,
+    })
+    .await
+}
+
 /// A node that answers requests with `answer`.
 pub(crate) async fn node(
     answer: impl Fn(StoreRequest) -> Do<StoreResponse> + Send + Sync + 'static,

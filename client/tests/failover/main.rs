@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fake::{Do, Seen, applied, coordinates, electing, found, refused, usual};
 use quorate_client::{
-    ChangeOptions, Client, ConnectError, Error, Level, ReadOptions, Refused, Version,
+    ChangeOptions, Client, ConnectError, Error, Level, NoServer, ReadOptions, Refused, Version,
 };
 use quorate_protocol::ids::{Index, NodeId};
 use quorate_protocol::rpc::registry::Whereabouts;
@@ -346,6 +346,50 @@ async fn a_coordinator_that_had_no_time_is_not_said_to_be_unable() {
     let hurried = ChangeOptions::default().deadline(Duration::from_millis(4));
     let error = client.write_with("k", "v", hurried).await.unwrap_err().to_string();
     assert!(!error.contains("cannot serve"), "{error}");
+}
+
+/// A node that has not registered: it knows nobody, and has promised a newer epoch than all others.
+async fn newcomer() -> fake::Fake {
+    let knows_nobody = Whereabouts { electing: false, ..electing(9) };
+    fake::node(move |request| usual(&request, &knows_nobody).unwrap_or(Do::Hold)).await
+}
+
+#[tokio::test]
+async fn a_node_that_has_not_registered_outranks_nobody() {
+    let (word, seen) = (word(), Seen::default());
+    let member = node(&word, &seen, |_| applied(5)).await;
+    say(&word, coordinates(1, &member.address, 1));
+    let newcomer = newcomer().await;
+    let client = Client::connect([&newcomer.address, &member.address]).await.unwrap();
+    client.write_with("k", "v", short()).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_status_waits_for_the_silent_beside_the_others() {
+    let (word, seen) = (word(), Seen::default());
+    let member = node(&word, &seen, |_| applied(5)).await;
+    say(&word, coordinates(1, &member.address, 1));
+    // It takes connections and never says a word.
+    let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let hole = hole.local_addr().map(|at| (hole, at.to_string())).unwrap();
+    let client = Client::connect([&hole.1, &member.address]).await.unwrap();
+    let found = client.status(Duration::from_millis(300)).await;
+    let named: Vec<_> = found.nodes.iter().map(|node| node.address.as_str()).collect();
+    assert_eq!(named, [member.address.as_str()]);
+    assert!(found.silent.contains_key(&hole.1), "{found:?}");
+    assert!(matches!(found.server, Err(NoServer::Silent { .. })), "{found:?}");
+    let node = Client::connect([&member.address]).await.unwrap();
+    let found = node.status(Duration::from_millis(300)).await;
+    assert_eq!(found.server.unwrap_err(), NoServer::NotGiven);
+}
+
+#[tokio::test]
+async fn a_black_hole_before_the_server_hides_it_not() {
+    let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = hole.local_addr().unwrap().to_string();
+    let server = fake::settings().await;
+    let client = Client::unconnected([&at, &server.address]).unwrap();
+    client.settings(Duration::from_secs(5)).await.unwrap();
 }
 
 #[tokio::test]
