@@ -140,7 +140,8 @@ pub(crate) struct Read {
 pub(crate) struct Write {
     /// The key
     pub(crate) key: String,
-    /// The value; `-` takes it from standard input, `@FILE` from a file
+    /// The value; `-` takes it from standard input, `@FILE` from a file; `@@x` is the text `@x`, and
+    /// `@=TEXT` is TEXT whatever it begins with, so `@=-` is a dash
     #[arg(allow_hyphen_values = true)]
     pub(crate) value: String,
     #[command(flatten)]

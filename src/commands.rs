@@ -1,7 +1,5 @@
 //! The commands that talk to a cluster that runs already.
 
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::time::Duration;
 
 use quorate_client::Client;
@@ -17,10 +15,7 @@ use crate::script::{is_one_line_step, parse_one_line_step};
 use crate::session::Session;
 use crate::shell;
 use crate::status::Snapshot;
-
-/// The longest value or script that is read from a file or from standard input. What a cluster
-/// takes is the setting `value_bytes_max`.
-const INPUT_BYTES_MAX: u64 = 16 << 20;
+use crate::value::{read_file, take_value};
 
 /// How often `status --watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,7 +30,7 @@ pub(crate) async fn read(typed: Read) -> Result<Code, Failure> {
 }
 
 pub(crate) async fn write(typed: Write) -> Result<Code, Failure> {
-    let value = take_value(typed.value)?;
+    let value = take_value(&typed.value, true)?;
     let session = open(&typed.reach, typed.ask, How { level: Level::Majority }).await?;
     session.conclude(&typed.key, &session.write(&typed.key, value).await?)
 }
@@ -136,54 +131,4 @@ fn show_settings(settings: &Settings, format: Format) -> Vec<u8> {
         }
     };
     text.into_bytes()
-}
-
-/// The value meant: what was typed, or standard input for `-`, or a file for `@FILE`.
-fn take_value(typed: String) -> Result<Vec<u8>, Failure> {
-    if typed == "-" {
-        return read_bounded(io::stdin().lock(), "standard input");
-    }
-    match typed.strip_prefix('@') {
-        Some(file) => read_file(file),
-        None => Ok(typed.into_bytes()),
-    }
-}
-
-fn read_file(path: &str) -> Result<Vec<u8>, Failure> {
-    let file = File::open(path);
-    let file = file.map_err(|error| Failure::usage(format!("cannot read '{path}': {error}")))?;
-    read_bounded(file, path)
-}
-
-fn read_bounded(from: impl io::Read, name: &str) -> Result<Vec<u8>, Failure> {
-    let mut bytes = Vec::new();
-    match from.take(INPUT_BYTES_MAX + 1).read_to_end(&mut bytes) {
-        Err(error) => Err(Failure::usage(format!("cannot read {name}: {error}"))),
-        Ok(_) if bytes.len() as u64 > INPUT_BYTES_MAX => {
-            Err(Failure::usage(format!("{name} is longer than {INPUT_BYTES_MAX} bytes")))
-        }
-        Ok(_) => Ok(bytes),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_value_is_taken_from_a_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("value");
-        std::fs::write(&path, b"a\n\xff").unwrap();
-        assert_eq!(take_value(format!("@{}", path.display())).unwrap(), b"a\n\xff");
-        assert_eq!(take_value("plain".to_owned()).unwrap(), b"plain");
-        let failure = take_value("@/no/such/file".to_owned()).unwrap_err();
-        assert_eq!(failure.code, Code::Usage);
-        assert!(failure.to_string().contains("/no/such/file"));
-    }
-
-    #[test]
-    fn a_value_without_end_is_refused() {
-        assert_eq!(read_bounded(io::repeat(0), "that").unwrap_err().code, Code::Usage);
-    }
 }

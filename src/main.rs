@@ -2,7 +2,7 @@
 //!
 //! * `args`: the command line as typed; `discover`: finding the cluster that is meant.
 //! * `commands`, `session`, `status`: talking to a cluster; `script`, `shell`, `terminal`: many
-//!   commands.
+//!   commands; `value`: values as typed.
 //! * `roles`: running as the server or as a node; `logging`: their log and traces.
 //! * `verify`: checking the files of what is stopped.
 //! * `up`: a whole cluster on this machine, as real processes.
@@ -23,6 +23,7 @@ mod shell;
 mod status;
 mod terminal;
 mod up;
+mod value;
 mod verify;
 
 use std::process::ExitCode;

@@ -19,7 +19,8 @@ pub(crate) const SLEEP_MS_MAX: u64 = 86_400_000;
 /// What `help` prints.
 pub(crate) const HELP: &str = "\
 read KEY           (get)   what the key holds
-write KEY VALUE    (put)   write a value; quote what has blanks: \"two words\"
+write KEY VALUE    (put)   write a value; quote what has blanks: \"two words\";
+                           @FILE is what a file holds, @@x the text @x, @=- a dash
 delete KEY         (del)   delete the key
 sleep MS                   do nothing for some milliseconds
 status                     the server and every node

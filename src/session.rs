@@ -13,6 +13,7 @@ use crate::exit::{Code, Failure};
 use crate::output::{Said, data, talk};
 use crate::script::{HELP, Step};
 use crate::status::Snapshot;
+use crate::value::take_value;
 
 /// How long `status` in a session waits for those that do not answer.
 const STATUS_PATIENCE: Duration = Duration::from_secs(1);
@@ -58,7 +59,7 @@ impl Session {
                 (key, said)
             }
             Step::Write { key, value } => {
-                let said = self.write(&key, value.into_bytes()).await?;
+                let said = self.write(&key, take_value(&value, false)?).await?;
                 (key, said)
             }
             Step::Delete { key } => {

@@ -14,8 +14,27 @@ use crate::script::{LINE_BYTES_MAX, Step, parse_line};
 use crate::session::{Next, Session};
 use crate::terminal::{self, Restore};
 
-/// A line, or why there is none; then no other comes.
-pub(crate) type Line = Result<String, String>;
+/// A line, or why it is none.
+pub(crate) type Line = Result<String, NoLine>;
+
+/// Why there is no line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NoLine {
+    /// What stands there cannot be one. The next may be.
+    Bad(String),
+    /// No other comes.
+    Broken(String),
+}
+
+impl NoLine {
+    pub(crate) fn too_long() -> Self {
+        Self::Bad(format!("a line of more than {LINE_BYTES_MAX} bytes; it was not done"))
+    }
+
+    pub(crate) fn broken(error: &impl ToString) -> Self {
+        Self::Broken(format!("cannot read on: {}", error.to_string()))
+    }
+}
 
 /// Lines, each when it is wanted. Threads of their own read them, so that everything else goes on
 /// meanwhile.
@@ -69,20 +88,49 @@ pub(crate) fn lines_of(text: Vec<u8>) -> Lines {
 }
 
 fn read_lines(mut from: impl BufRead, lines: &mpsc::Sender<Line>) {
-    loop {
-        let mut line = Vec::new();
-        let limit = LINE_BYTES_MAX as u64 + 1;
-        let read = match from.by_ref().take(limit).read_until(b'\n', &mut line) {
-            Ok(0) => return,
-            Ok(_) if line.len() > LINE_BYTES_MAX => {
-                Err(format!("a line of more than {LINE_BYTES_MAX} bytes; the rest is not read"))
-            }
-            Ok(_) => String::from_utf8(line).map_err(|_| "a line that is not UTF-8".to_owned()),
-            Err(error) => Err(format!("cannot read on: {error}")),
-        };
-        let last = read.is_err();
-        if lines.blocking_send(read).is_err() || last {
+    while let Some(line) = read_line(&mut from) {
+        let last = matches!(line, Err(NoLine::Broken(_)));
+        if lines.blocking_send(line).is_err() || last {
             return;
+        }
+    }
+}
+
+/// The next line; `None` at the end.
+pub(crate) fn read_line(mut from: impl BufRead) -> Option<Line> {
+    let mut line = Vec::new();
+    let limit = LINE_BYTES_MAX as u64 + 1;
+    match from.by_ref().take(limit).read_until(b'\n', &mut line) {
+        Ok(0) => None,
+        Ok(_) if line.len() > LINE_BYTES_MAX => {
+            let ended = line.ends_with(b"\n");
+            Some(Err(match if ended { Ok(()) } else { skip_line(from) } {
+                Ok(()) => NoLine::too_long(),
+                Err(error) => NoLine::broken(&error),
+            }))
+        }
+        Ok(_) => Some(
+            String::from_utf8(line)
+                .map_err(|_| NoLine::Bad("a line that is not UTF-8; it was not done".to_owned())),
+        ),
+        Err(error) => Some(Err(NoLine::broken(&error))),
+    }
+}
+
+/// Reads up to the end of the line and keeps nothing of it.
+fn skip_line(mut from: impl BufRead) -> io::Result<()> {
+    loop {
+        let buffered = match from.fill_buf() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            buffered => buffered?,
+        };
+        let (used, ended) = match buffered.iter().position(|byte| *byte == b'\n') {
+            Some(at) => (at + 1, true),
+            None => (buffered.len(), buffered.is_empty()),
+        };
+        from.consume(used);
+        if ended {
+            return Ok(());
         }
     }
 }
@@ -94,7 +142,11 @@ pub(crate) async fn run(session: &Session, mut lines: Lines, interactive: bool) 
     loop {
         let Some(line) = lines.next().await else { break };
         number += 1;
-        let outcome = match line.and_then(|line| parse_line(&line)) {
+        let parsed = match line {
+            Ok(line) => parse_line(&line),
+            Err(NoLine::Bad(why) | NoLine::Broken(why)) => Err(why),
+        };
+        let outcome = match parsed {
             Ok(None) => continue,
             Ok(Some(step)) => session.perform(step).await,
             Err(why) => Err(Failure::usage(why)),
@@ -137,7 +189,7 @@ fn first(first: Code, next: Code) -> Code {
 mod tests {
     use super::*;
 
-    async fn lines(text: &[u8]) -> Vec<Result<String, String>> {
+    async fn lines(text: &[u8]) -> Vec<Line> {
         let mut lines = lines_of(text.to_vec());
         let mut all = Vec::new();
         while let Some(line) = lines.next().await {
@@ -153,10 +205,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_a_line_ends_the_reading() {
+    async fn what_cannot_be_a_line_is_told_and_the_next_is_read() {
+        let more = || Ok("more\n".to_owned());
         let read = lines(b"\xff\nmore\n").await;
-        assert!(matches!(read.as_slice(), [Err(why)] if why.contains("UTF-8")));
+        let [Err(NoLine::Bad(why)), next] = read.as_slice() else { panic!("{read:?}") };
+        assert!(why.contains("UTF-8") && *next == more(), "{read:?}");
+        for length in [LINE_BYTES_MAX, LINE_BYTES_MAX + 1, LINE_BYTES_MAX + 70_000] {
+            let read = lines(&[&vec![b'x'; length][..], b"\nmore\n"].concat()).await;
+            assert_eq!(read, [Err(NoLine::too_long()), more()], "{length}");
+        }
         let read = lines(&vec![b'x'; LINE_BYTES_MAX + 5]).await;
-        assert!(matches!(read.as_slice(), [Err(why)] if why.contains("more than")));
+        assert_eq!(read, [Err(NoLine::too_long())], "without an end");
     }
 }

@@ -9,7 +9,7 @@
 //! the last [`HISTORY_LINES_MAX`] lines, readable to their owner only, for lines hold values. A
 //! line that begins with a blank is not kept. That it cannot be read or written is no failure.
 
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
@@ -24,7 +24,7 @@ use rustyline::{CompletionType, Config, Context, Editor, Helper};
 use tokio::sync::mpsc;
 
 use crate::script::{COMMANDS, LINE_BYTES_MAX};
-use crate::shell::Line;
+use crate::shell::{Line, NoLine, read_line};
 
 const PROMPT: &str = "quorate> ";
 
@@ -55,7 +55,7 @@ pub(crate) fn read_lines(mut wishes: mpsc::Receiver<()>, lines: &mpsc::Sender<Li
     let mut keyboard = Keyboard::open();
     while wishes.blocking_recv().is_some() {
         let Some(line) = keyboard.read() else { return };
-        let last = line.is_err();
+        let last = matches!(line, Err(NoLine::Broken(_)));
         if lines.blocking_send(line).is_err() || last {
             return;
         }
@@ -92,15 +92,13 @@ impl Keyboard {
         match self {
             Self::Plain => read_plain(),
             Self::Edited { editor, history } => match editor.readline(PROMPT) {
-                Ok(line) if line.len() > LINE_BYTES_MAX => {
-                    Some(Err(format!("a line of more than {LINE_BYTES_MAX} bytes")))
-                }
+                Ok(line) if line.len() > LINE_BYTES_MAX => Some(Err(NoLine::too_long())),
                 Ok(line) => {
                     remember(editor, history.as_ref(), &line);
                     Some(Ok(line))
                 }
                 Err(ReadlineError::Eof | ReadlineError::Interrupted) => None,
-                Err(error) => Some(Err(format!("cannot read on: {error}"))),
+                Err(error) => Some(Err(NoLine::broken(&error))),
             },
         }
     }
@@ -110,12 +108,7 @@ fn read_plain() -> Option<Line> {
     let mut out = io::stderr().lock();
     // Without a prompt the shell still works.
     let _ = write!(out, "{PROMPT}").and_then(|()| out.flush());
-    let mut line = String::new();
-    match io::stdin().lock().take(LINE_BYTES_MAX as u64).read_line(&mut line) {
-        Ok(0) => None,
-        Ok(_) => Some(Ok(line)),
-        Err(error) => Some(Err(format!("cannot read on: {error}"))),
-    }
+    read_line(io::stdin().lock())
 }
 
 fn remember(editor: &mut Editor<Commands, FileHistory>, file: Option<&PathBuf>, line: &str) {

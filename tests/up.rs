@@ -25,9 +25,9 @@ fn quorate(dir: &Path, args: &[&str]) -> Command {
 }
 
 /// Runs `quorate` with this script on its standard input.
-fn script(dir: &Path, args: &[&str], script: &str) -> Output {
+fn script(dir: &Path, args: &[&str], script: impl AsRef<[u8]>) -> Output {
     let mut child = quorate(dir, args).stdin(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(script.as_ref()).unwrap();
     child.wait_with_output().unwrap()
 }
 
@@ -115,11 +115,15 @@ fn a_piped_script_runs_and_leaves_nothing() {
 #[test]
 fn a_script_goes_on_after_a_failure_and_ends_with_its_code() {
     let dir = tempfile::tempdir().unwrap();
-    let lines = "write a\nwrite b- 1\nwrite b 1\nread b\n";
+    std::fs::write(dir.path().join("value"), "from1file").unwrap();
+    let lines = b"write a\nwrite b- 1\n\xff\nwrite b -\nwrite b @value\nread b\nwrite b @@x\n";
     let args = ["up", "--memory", "--nodes", "1", "--alphanumeric"];
     let output = script(dir.path(), &args, lines);
     assert_eq!(output.status.code(), Some(2), "{}", talk(&output));
-    assert_eq!(data(&output), "(written)\n1\n");
+    assert_eq!(data(&output), "(written)\nfrom1file\n");
+    assert!(talk(&output).contains("line 3: a line that is not UTF-8"), "{}", talk(&output));
+    assert!(talk(&output).contains("line 4: - means standard input"), "{}", talk(&output));
+    assert!(talk(&output).contains("line 7: refused: invalid value"), "{}", talk(&output));
     assert!(talk(&output).contains("line 1: write: write KEY VALUE"), "{}", talk(&output));
     assert!(talk(&output).contains("line 2: refused: invalid key"), "{}", talk(&output));
 }
