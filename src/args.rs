@@ -9,6 +9,8 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::up::runtime::Whom;
+
 /// Where `quorate up` keeps a cluster unless told otherwise.
 pub(crate) const DATA_DEFAULT: &str = ".quorate";
 
@@ -357,16 +359,17 @@ pub(crate) const NODES_MAX: u32 = 10;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Control {
-    /// Start a node again, killing it first if it runs
+    /// Start a node or the server again, killing it first if it runs
     Restart(Which),
-    /// Kill a node, as with kill -9
+    /// Kill a node or the server, as with kill -9
     Kill(Which),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Which {
-    /// The node's number, as `quorate status` shows it
-    pub(crate) node: quorate_protocol::ids::NodeId,
+    /// The node's number, as `quorate status` shows it, or `server`
+    #[arg(value_name = "NODE | server")]
+    pub(crate) whom: Whom,
     /// Where the cluster's files are
     #[arg(long, env = "QUORATE_DATA", value_name = "DIR", default_value = DATA_DEFAULT)]
     pub(crate) data: PathBuf,
@@ -443,7 +446,7 @@ mod tests {
         let Command::Up(Up { control: Some(Control::Restart(which)), .. }) = typed.command else {
             panic!("{typed:?}")
         };
-        assert_eq!(which.node, quorate_protocol::ids::NodeId(2));
+        assert_eq!(which.whom, Whom::Node(quorate_protocol::ids::NodeId(2)));
         let typed = Typed::try_parse_from(["quorate", "up", "--nodes", "5"]).unwrap();
         let Command::Up(Up { control: None, start }) = typed.command else { panic!("{typed:?}") };
         assert_eq!(start.nodes, Some(5));

@@ -8,7 +8,7 @@
 //! The first word is a command, the others are what it takes. Besides there is the one-line form
 //! of the program that Quorate descends from: `R,key`, `W,key,value`, `D,key`, `T,milliseconds`.
 
-use quorate_protocol::ids::NodeId;
+use crate::up::runtime::Whom;
 
 /// The longest line.
 pub(crate) const LINE_BYTES_MAX: usize = 4 << 20;
@@ -26,8 +26,8 @@ sleep MS                   do nothing for some milliseconds
 status                     the server and every node
 nodes                      every node and where it listens
 view                       who coordinates and who counts
-kill N                     kill node N, as with kill -9   (under `quorate up`)
-restart N                  start node N again             (under `quorate up`)
+kill N                     kill node N, or `server`, as with kill -9  (under `quorate up`)
+restart N                  start node N, or `server`, again           (under `quorate up`)
 help                       this
 quit               (exit)  leave
 # begins a comment
@@ -49,8 +49,8 @@ pub(crate) enum Step {
     Status,
     Nodes,
     View,
-    Kill { node: NodeId },
-    Restart { node: NodeId },
+    Kill { whom: Whom },
+    Restart { whom: Whom },
     Help,
     Quit,
 }
@@ -79,10 +79,12 @@ pub(crate) fn parse_line(line: &str) -> Result<Option<Step>, String> {
         ("status", []) => Step::Status,
         ("nodes", []) => Step::Nodes,
         ("view", []) => Step::View,
-        ("kill", [node]) => Step::Kill { node: parse_node(node)? },
-        ("kill", _) => return Err("write: kill N, with a node's number".to_owned()),
-        ("restart", [node]) => Step::Restart { node: parse_node(node)? },
-        ("restart", _) => return Err("write: restart N, with a node's number".to_owned()),
+        ("kill", [whom]) => Step::Kill { whom: whom.parse()? },
+        ("kill", _) => return Err("write: kill N, with a node's number, or server".to_owned()),
+        ("restart", [whom]) => Step::Restart { whom: whom.parse()? },
+        ("restart", _) => {
+            return Err("write: restart N, with a node's number, or server".to_owned());
+        }
         ("help" | "?", _) => Step::Help,
         ("quit" | "exit", []) => Step::Quit,
         ("status" | "nodes" | "view" | "quit" | "exit", _) => {
@@ -120,10 +122,6 @@ fn parse_ms(text: &str) -> Result<u64, String> {
         Ok(_) => Err(format!("a sleep of {text} ms is too long; {SLEEP_MS_MAX} is the most")),
         Err(_) => Err(format!("'{text}' is no number of milliseconds")),
     }
-}
-
-fn parse_node(text: &str) -> Result<NodeId, String> {
-    text.parse().map_err(|_| format!("'{text}' is no node; write its number, such as 2"))
 }
 
 /// The words of a line.
@@ -173,6 +171,8 @@ fn quoted(letters: &mut impl Iterator<Item = char>) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use quorate_protocol::ids::NodeId;
+
     use super::*;
 
     fn write(key: &str, value: &str) -> Step {
@@ -195,8 +195,9 @@ mod tests {
             ("write k a\"b", Some(write("k", "a\"b"))),
             ("del k", Some(Step::Delete { key: key() })),
             ("sleep 20", Some(Step::Sleep { ms: 20 })),
-            ("kill 2", Some(Step::Kill { node: NodeId(2) })),
-            ("restart n2", Some(Step::Restart { node: NodeId(2) })),
+            ("kill 2", Some(Step::Kill { whom: Whom::Node(NodeId(2)) })),
+            ("restart n2", Some(Step::Restart { whom: Whom::Node(NodeId(2)) })),
+            ("restart server", Some(Step::Restart { whom: Whom::Server })),
             ("status", Some(Step::Status)),
             ("help me", Some(Step::Help)),
             ("exit", Some(Step::Quit)),

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use quorate_client::{ChangeOptions, Client, ReadOptions};
-use quorate_protocol::ids::NodeId;
 use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument;
 
@@ -13,6 +12,7 @@ use crate::exit::{Code, Failure};
 use crate::output::{Said, data, talk};
 use crate::script::{HELP, Step};
 use crate::status::Snapshot;
+use crate::up::runtime::Whom;
 use crate::value::take_value;
 
 /// How long `status` in a session waits for those that do not answer.
@@ -33,8 +33,8 @@ pub(crate) struct Session {
 /// What a session may ask of the cluster's processes.
 #[derive(Debug)]
 pub(crate) enum Order {
-    Kill(NodeId),
-    Restart(NodeId),
+    Kill(Whom),
+    Restart(Whom),
 }
 
 /// Carries orders to `quorate up`, and what came of them back.
@@ -83,8 +83,8 @@ impl Session {
             Step::Status => self.snapshot().await.print(self.ask.output)?,
             Step::Nodes => self.snapshot().await.print_nodes(self.ask.output)?,
             Step::View => self.snapshot().await.print_view(self.ask.output)?,
-            Step::Kill { node } => self.order(Order::Kill(node)).await?,
-            Step::Restart { node } => self.order(Order::Restart(node)).await?,
+            Step::Kill { whom } => self.order(Order::Kill(whom)).await?,
+            Step::Restart { whom } => self.order(Order::Restart(whom)).await?,
             // A person's question in a shell, and no data.
             Step::Help => talk(HELP.trim_end()),
             Step::Read { .. } | Step::Write { .. } | Step::Delete { .. } | Step::Quit => {

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use quorate_client::Client;
 use quorate_protocol::ids::NodeId;
+use quorate_protocol::rpc::store::Role;
 use rustix::process::Signal;
 
 use super::child::{Spec, Started, start};
 use super::process::{LOOK_INTERVAL, Process, wait_gone};
-use super::runtime::{NodeEntry, Runtime, ServerEntry};
+use super::runtime::{NodeEntry, Runtime, ServerEntry, Whom};
 use crate::exit::Failure;
 use crate::output::talk;
 use crate::session::Order;
@@ -27,10 +28,10 @@ const MEMBERS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long processes may take to stop when told to: above what they allow themselves by default
 /// for an orderly handover.
-const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long a killed process may take to be gone.
-const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long one question to the cluster may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -76,9 +77,21 @@ impl Cluster {
         let usual = format!("127.0.0.1:{}", quorate_client::DEFAULT_PORT);
         let known = before.as_ref().map(|before| before.server.address.clone());
         let first = known.filter(|address| is_free(address)).unwrap_or_else(|| usual.clone());
-        let server = match start(server_spec(plan, &first)) {
+        let spec = |listen: &str| {
+            let mut spec = server_spec(
+                plan.scratch.as_ref().unwrap_or(&plan.dir),
+                listen,
+                (&plan.log, plan.trace.as_deref()),
+                plan.detached,
+            );
+            if plan.alphanumeric {
+                spec.args.push("--alphanumeric".into());
+            }
+            spec
+        };
+        let server = match start(spec(&first)) {
             // Perhaps somebody else listens there; whatever else it is comes again.
-            Err(_) if !is_free(&first) => start(server_spec(plan, "127.0.0.1:0"))?,
+            Err(_) if !is_free(&first) => start(spec("127.0.0.1:0"))?,
             outcome => outcome?,
         };
         let before = before.map(|before| before.nodes).unwrap_or_default();
@@ -120,7 +133,7 @@ impl Cluster {
     pub(crate) async fn start_nodes(&mut self, client: &Client, nodes: u32) -> Result<(), Failure> {
         for slot in 1..=nodes {
             let address = self.before.get(&slot).cloned();
-            self.start_node(slot, address.as_deref())?;
+            self.start_node(slot, address.as_deref(), None)?;
             self.wait_registered(client, slot).await?;
         }
         Ok(())
@@ -177,26 +190,59 @@ impl Cluster {
     /// When there is no such node, or it does not come up.
     pub(crate) async fn obey(&mut self, client: &Client, order: Order) -> Result<String, Failure> {
         match order {
-            Order::Kill(id) => {
-                let entry = self.entry(id)?.clone();
-                if !entry.process.is_alive() {
-                    return Ok(format!("{id} is not running"));
+            Order::Kill(whom) => {
+                let process = match whom {
+                    Whom::Server => self.runtime.server.process,
+                    Whom::Node(id) => self.entry(id)?.process,
+                };
+                if !process.is_alive() {
+                    return Ok(format!("{whom} is not running"));
                 }
-                self.kill(entry.process).await?;
-                Ok(format!("{id} killed (process {})", entry.process.pid))
+                self.kill(process).await?;
+                Ok(format!("{whom} killed (process {})", process.pid))
             }
-            Order::Restart(id) => {
+            Order::Restart(Whom::Server) => self.restart_server().await,
+            Order::Restart(Whom::Node(id)) => {
                 let entry = self.entry(id)?.clone();
                 if entry.process.is_alive() {
                     self.kill(entry.process).await?;
                 }
-                self.start_node(entry.slot, Some(&entry.address))?;
+                // In memory it comes back under another number.
+                let id_kept = self.runtime.scratch.is_none().then_some(id);
+                self.start_node(entry.slot, Some(&entry.address), id_kept)?;
                 let now = self.wait_registered(client, entry.slot).await?;
                 let pid = self.entry(now)?.process.pid;
                 let as_who = if now == id { String::new() } else { format!(" as {now}") };
                 Ok(format!("{id} started again{as_who} (process {pid})"))
             }
         }
+    }
+
+    /// Starts the server again, where the nodes look for it.
+    async fn restart_server(&mut self) -> Result<String, Failure> {
+        let ServerEntry { address, process } = self.runtime.server.clone();
+        if process.is_alive() {
+            self.kill(process).await?;
+        }
+        if !is_free(&address) {
+            return Err(Failure::unavailable(format!(
+                "another process listens at {address}, where the nodes look for the server; stop \
+                 it, and order this again"
+            )));
+        }
+        let common = (self.runtime.log.as_str(), self.runtime.trace.as_deref());
+        let server = start(server_spec(self.files(), &address, common, self.detached))?;
+        let process = server.process;
+        self.started.retain(|started| started.slot.is_some());
+        self.started.push(server);
+        self.runtime.server.process = process;
+        self.runtime.write(&self.dir)?;
+        Ok(format!("the server started again (process {})", process.pid))
+    }
+
+    /// Where the processes have their files.
+    fn files(&self) -> &Path {
+        self.runtime.scratch.as_ref().unwrap_or(&self.dir)
     }
 
     /// Stops everything: the nodes together, then the server, then what does not stop by itself.
@@ -268,12 +314,17 @@ impl Cluster {
     }
 
     /// Starts the node of a directory, at the address it had if that is free still.
-    fn start_node(&mut self, slot: u32, address: Option<&str>) -> Result<(), Failure> {
+    fn start_node(
+        &mut self,
+        slot: u32,
+        address: Option<&str>,
+        id: Option<NodeId>,
+    ) -> Result<(), Failure> {
         let free = address.filter(|address| is_free(address));
         let mut args: Vec<OsString> = vec!["node".into(), "--server".into()];
         args.push(self.runtime.server.address.clone().into());
         args.extend(["--listen".into(), free.unwrap_or("127.0.0.1:0").into()]);
-        let files = self.runtime.scratch.as_ref().unwrap_or(&self.dir);
+        let files = self.files();
         if self.runtime.scratch.is_some() {
             args.push("--memory".into());
         } else {
@@ -292,12 +343,12 @@ impl Cluster {
         self.started.retain(|started| started.slot != Some(slot));
         self.started.push(node);
         self.runtime.nodes.retain(|node| node.slot != slot);
-        self.runtime.nodes.push(NodeEntry { slot, id: None, address, process });
+        self.runtime.nodes.push(NodeEntry { slot, id, address, process });
         self.runtime.nodes.sort_by_key(|node| node.slot);
         self.runtime.write(&self.dir)
     }
 
-    /// Waits until the server has given the node its number.
+    /// Waits until the node has registered: from then on it knows its number, and counts again.
     async fn wait_registered(&mut self, client: &Client, slot: u32) -> Result<NodeId, Failure> {
         let deadline = Instant::now() + REGISTER_TIMEOUT;
         loop {
@@ -307,16 +358,30 @@ impl Cluster {
             let at = self.runtime.nodes.iter_mut().find(|node| node.slot == slot);
             let at = at.expect("a node is entered when it is started");
             // Its own word: the directory may still name an earlier store at this address.
-            let status = client.status_of(&at.address, ASK_TIMEOUT).await;
-            if let Some(id) = status.ok().and_then(|status| status.node) {
-                at.id = Some(id);
-                self.runtime.write(&self.dir)?;
-                return Ok(id);
+            let status = client.status_of(&at.address, ASK_TIMEOUT).await.ok();
+            if let Some(id) = status.as_ref().and_then(|status| status.node) {
+                if at.id != Some(id) {
+                    at.id = Some(id);
+                    self.runtime.write(&self.dir)?;
+                }
+                if status.as_ref().is_some_and(|status| status.role != Role::Joining) {
+                    return Ok(id);
+                }
+            }
+            let pid = self.runtime.nodes.iter().find(|node| node.slot == slot);
+            let pid = pid.map_or(0, |node| node.process.pid);
+            if status.is_some() && !self.runtime.server.process.is_alive() {
+                return Err(Failure::unavailable(format!(
+                    "node {slot} runs again (process {pid}) and has not registered, so it does not \
+                     count yet: the server does not run; start it with `quorate up restart \
+                     server`, and the node registers by itself"
+                )));
             }
             if Instant::now() >= deadline {
                 let after = REGISTER_TIMEOUT.as_secs();
                 let failure = Failure::unavailable(format!(
-                    "node {slot} got no number from the server within {after} s"
+                    "node {slot} runs (process {pid}) and could not register with the server within \
+                     {after} s; it goes on trying"
                 ));
                 return Err(self.with_logs(failure));
             }
@@ -358,21 +423,22 @@ fn add_common(args: &mut Vec<OsString>, log: &str, trace: Option<&Path>) {
     }
 }
 
-fn server_spec(plan: &Plan, listen: &str) -> Spec {
-    let files = plan.scratch.as_ref().unwrap_or(&plan.dir);
+fn server_spec(
+    files: &Path,
+    listen: &str,
+    (log, trace): (&str, Option<&Path>),
+    detached: bool,
+) -> Spec {
     let mut args: Vec<OsString> = vec!["server".into(), "--data".into()];
     args.push(files.join("server").into());
     args.extend(["--listen".into(), listen.into()]);
-    if plan.alphanumeric {
-        args.push("--alphanumeric".into());
-    }
-    add_common(&mut args, &plan.log, plan.trace.as_deref());
+    add_common(&mut args, log, trace);
     Spec {
         name: "the server".to_owned(),
         slot: None,
         args,
         log: files.join("server.log"),
-        detached: plan.detached,
+        detached,
     }
 }
 

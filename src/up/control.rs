@@ -2,18 +2,20 @@
 //!
 //! A cluster whose `quorate up` still runs is controlled by it: orders are put into
 //! `DIR/requests` and it answers there. One that was detached is controlled by whoever comes, by
-//! its runtime file.
+//! its runtime file, one at a time.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use quorate_client::Client;
-use quorate_protocol::ids::NodeId;
+use rustix::fs::FlockOperation;
 use rustix::process::Signal;
 
-use super::cluster::Cluster;
-use super::process::{LOOK_INTERVAL, Process, wait_gone};
-use super::runtime::Runtime;
+use super::cluster::{Cluster, KILL_TIMEOUT, STOP_TIMEOUT};
+use super::process::{LOOK_INTERVAL, Process, holders, wait_gone};
+use super::runtime::{Runtime, Whom};
+use crate::args::{DATA_DEFAULT, NODES_MAX};
 use crate::exit::{Code, Failure};
 use crate::output::talk;
 use crate::session::Order;
@@ -32,8 +34,18 @@ const SUPERVISOR_TIMEOUT: Duration = Duration::from_secs(90);
 /// # Errors
 /// When the runtime file cannot be read or removed.
 pub(crate) async fn down(dir: &Path) -> Result<Code, Failure> {
+    if !dir.exists() && dir != Path::new(DATA_DEFAULT) {
+        return Err(Failure::unavailable(format!(
+            "nothing runs in {}: there is no such directory",
+            dir.display()
+        )));
+    }
     let Some(runtime) = Runtime::read(dir)? else {
-        talk(&format!("nothing runs in {}", dir.display()));
+        let lost = stop_lost(dir).await;
+        talk(&match lost {
+            0 => format!("nothing runs in {}", dir.display()),
+            _ => "stopped".to_owned(),
+        });
         return Ok(Code::Done);
     };
     if let Some(supervisor) = runtime.supervisor.filter(Process::is_alive) {
@@ -48,27 +60,87 @@ pub(crate) async fn down(dir: &Path) -> Result<Code, Failure> {
         ));
         supervisor.signal(Signal::KILL);
     }
-    let ran = runtime.processes().any(Process::is_alive);
+    let _turn = Turn::take(dir).await?;
+    // What was ordered meanwhile has changed it.
+    let runtime = Runtime::read(dir)?.unwrap_or(runtime);
+    let mut ran = runtime.processes().any(Process::is_alive);
     Cluster::adopt(dir.to_owned(), runtime).stop().await?;
+    ran |= stop_lost(dir).await > 0;
     talk(if ran { "stopped" } else { "nothing ran any more; the runtime file is removed" });
     Ok(Code::Done)
 }
 
-/// Kills or restarts a node of the cluster of `dir`.
+/// Stops the processes that use the directories in `dir` and are in no runtime file. Tells how many
+/// there were.
+async fn stop_lost(dir: &Path) -> usize {
+    let nodes = (1..=NODES_MAX).map(|slot| dir.join(format!("node-{slot}/lock")));
+    let mut count = 0;
+    for locks in [nodes.collect(), vec![dir.join("server/server.lock")]] {
+        let lost = holders(&locks);
+        count += lost.len();
+        for (signal, patience) in [(Signal::TERM, STOP_TIMEOUT), (Signal::KILL, KILL_TIMEOUT)] {
+            lost.iter().for_each(|process| process.signal(signal));
+            wait_gone(&lost, patience, || {}).await;
+        }
+    }
+    count
+}
+
+/// A turn at the processes of a detached cluster: whoever has it reads the runtime file, acts, and
+/// writes what has become of it.
+struct Turn {
+    _locked: File,
+}
+
+impl Turn {
+    async fn take(dir: &Path) -> Result<Self, Failure> {
+        let path = dir.join(REQUESTS);
+        let cannot = |error: std::io::Error| {
+            Failure::unavailable(format!("cannot lock {}: {error}", path.display()))
+        };
+        // A directory that is there for as long as the cluster runs. The processes that are
+        // started meanwhile do not inherit it.
+        std::fs::create_dir_all(&path).map_err(cannot)?;
+        let file = File::open(&path).map_err(cannot)?;
+        let deadline = Instant::now() + ORDER_TIMEOUT;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self { _locked: file }),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    tokio::time::sleep(LOOK_INTERVAL).await;
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(Failure::unavailable(format!(
+                        "another order has not ended within {} s",
+                        ORDER_TIMEOUT.as_secs()
+                    )));
+                }
+                Err(error) => return Err(cannot(error.into())),
+            }
+        }
+    }
+}
+
+/// Kills or restarts a process of the cluster of `dir`.
 ///
 /// # Errors
 /// When no cluster runs there, or the order cannot be followed.
 pub(crate) async fn order(dir: &Path, order: Order) -> Result<Code, Failure> {
-    let Some(runtime) = Runtime::read(dir)? else {
-        return Err(Failure::usage(format!(
+    let none = || {
+        Failure::usage(format!(
             "no cluster runs in {}; start one with `quorate up`, or name its directory with --data",
             dir.display()
-        )));
+        ))
     };
+    let runtime = Runtime::read(dir)?.ok_or_else(none)?;
     let done = if runtime.supervisor.is_some_and(|process| process.is_alive()) {
         request(dir, &order).await?
     } else {
-        let client = Client::connect(runtime.addresses()).await?;
+        let _turn = Turn::take(dir).await?;
+        // As the order before this one left it.
+        let runtime = Runtime::read(dir)?.ok_or_else(none)?;
+        // It may be the server that is to be started again, or the last node.
+        let client = Client::unconnected(runtime.addresses())?;
         Cluster::adopt(dir.to_owned(), runtime).obey(&client, order).await?
     };
     talk(&done);
@@ -77,9 +149,13 @@ pub(crate) async fn order(dir: &Path, order: Order) -> Result<Code, Failure> {
 
 /// Puts an order to the `quorate up` that runs, and waits for its answer.
 async fn request(dir: &Path, order: &Order) -> Result<String, Failure> {
-    let (verb, id) = match order {
-        Order::Kill(id) => ("kill", id),
-        Order::Restart(id) => ("restart", id),
+    let (verb, whom) = match order {
+        Order::Kill(whom) => ("kill", whom),
+        Order::Restart(whom) => ("restart", whom),
+    };
+    let whom = match whom {
+        Whom::Server => "server".to_owned(),
+        Whom::Node(id) => id.0.to_string(),
     };
     let cannot = |error: std::io::Error| {
         Failure::unavailable(format!(
@@ -88,7 +164,7 @@ async fn request(dir: &Path, order: &Order) -> Result<String, Failure> {
         ))
     };
     // The name keeps two askers apart.
-    let request = dir.join(REQUESTS).join(format!("{verb}-{}-{}", id.0, std::process::id()));
+    let request = dir.join(REQUESTS).join(format!("{verb}-{whom}-{}", std::process::id()));
     let answer = request.with_extension("done");
     std::fs::write(&request, b"").map_err(cannot)?;
     let deadline = Instant::now() + ORDER_TIMEOUT;
@@ -145,11 +221,11 @@ pub(crate) fn requests(dir: &Path) -> Vec<Request> {
 
 fn parse_request(name: &str) -> Option<Order> {
     let mut parts = name.split('-');
-    let (verb, id, asker) = (parts.next()?, parts.next()?.parse().ok()?, parts.next()?);
+    let (verb, whom, asker) = (parts.next()?, parts.next()?.parse().ok()?, parts.next()?);
     asker.parse::<u32>().ok()?;
     match verb {
-        "kill" => Some(Order::Kill(NodeId(id))),
-        "restart" => Some(Order::Restart(NodeId(id))),
+        "kill" => Some(Order::Kill(whom)),
+        "restart" => Some(Order::Restart(whom)),
         _ => None,
     }
 }
@@ -175,6 +251,8 @@ impl Request {
 
 #[cfg(test)]
 mod tests {
+    use quorate_protocol::ids::NodeId;
+
     use super::*;
 
     #[tokio::test]
@@ -183,7 +261,7 @@ mod tests {
         open_requests(dir.path()).unwrap();
         let asking = tokio::spawn({
             let dir = dir.path().to_owned();
-            async move { request(&dir, &Order::Restart(NodeId(3))).await }
+            async move { request(&dir, &Order::Restart(Whom::Node(NodeId(3)))).await }
         });
         let found = loop {
             if let Some(found) = requests(dir.path()).pop() {
@@ -191,7 +269,7 @@ mod tests {
             }
             tokio::task::yield_now().await;
         };
-        assert!(matches!(found.order, Order::Restart(NodeId(3))));
+        assert!(matches!(found.order, Order::Restart(Whom::Node(NodeId(3)))));
         let (_, answer) = found.split();
         answer(Ok("n3 started again".to_owned()));
         assert_eq!(asking.await.unwrap().unwrap(), "n3 started again");

@@ -46,11 +46,11 @@ const TEND_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) fn up(typed: Up) -> Result<Code, Failure> {
     match typed.control {
         None => run(&typed.start),
-        Some(Control::Restart(Which { node, data })) => {
-            crate::block_on(control::order(&data, Order::Restart(node)))
+        Some(Control::Restart(Which { whom, data })) => {
+            crate::block_on(control::order(&data, Order::Restart(whom)))
         }
-        Some(Control::Kill(Which { node, data })) => {
-            crate::block_on(control::order(&data, Order::Kill(node)))
+        Some(Control::Kill(Which { whom, data })) => {
+            crate::block_on(control::order(&data, Order::Kill(whom)))
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A number is used again after its process is gone, so where the system tells, the time at which
 //! the process began is kept with it and compared before anything is done to it.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
@@ -72,6 +73,24 @@ pub(crate) async fn wait_gone<'a>(
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
+}
+
+/// The servers and nodes that have one of these files open. Empty where the system does not tell.
+pub(crate) fn holders(files: &[PathBuf]) -> Vec<Process> {
+    let files: Vec<_> = files.iter().filter_map(|file| file.canonicalize().ok()).collect();
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // Others may look at the files, such as `quorate verify`.
+    let role = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        matches!(line.split(|byte| *byte == 0).nth(1), Some(b"server" | b"node"))
+    };
+    let holds = |pid: &u32| {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let mut open = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        open.any(|path| files.contains(&path))
+    };
+    pids.filter(role).filter(holds).map(Process::of).collect()
 }
 
 /// What the system says of a process.
