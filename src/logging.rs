@@ -51,6 +51,14 @@ fn begin(
     ChromeTrace::start(dir, role).map_err(|error| Failure::usage(format!("--trace: {error}")))
 }
 
+/// Checks a level or filter.
+///
+/// # Errors
+/// When it is none.
+pub(crate) fn check(level: &str) -> Result<(), Failure> {
+    parse_filter(level).map(|_| ())
+}
+
 fn parse_filter(level: &str) -> Result<EnvFilter, Failure> {
     // tarpc traces every call on its own, every missed deadline as an error among them; the state
     // engine tells of each file it opens.

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use quorate_client::{DEFAULT_PORT, parse_address};
+use quorate_protocol::settings::Settings;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -34,6 +35,9 @@ pub(crate) fn server(typed: Server) -> Result<Code, Failure> {
     let _trace = logging::start("server", &typed.running.log, typed.running.trace.as_deref())?;
     if typed.abandon_data {
         confirm_abandon(&typed)?;
+    }
+    if typed.alphanumeric {
+        tell_founded(&typed.data);
     }
     let config = quorate_server::Config {
         listen: with_port(&typed.listen, DEFAULT_PORT),
@@ -87,7 +91,22 @@ pub(crate) fn node(typed: Node) -> Result<Code, Failure> {
     })
 }
 
-/// Says what giving the data up means, and asks whether to. Done by the server when it opens.
+/// Says so where `--alphanumeric` comes too late: the cluster in `data` has patterns of its own.
+pub(crate) fn tell_founded(data: &Path) {
+    // What cannot be read is told by the start.
+    let Ok(Some(state)) = quorate_server::store::inspect(data) else { return };
+    let wanted = Settings::alphanumeric();
+    let has = &state.settings;
+    if (&has.key_pattern, &has.value_pattern) != (&wanted.key_pattern, &wanted.value_pattern) {
+        talk(&format!(
+            "careful: --alphanumeric is for new clusters, and this one keeps its patterns; change \
+             them with `quorate settings set key_pattern '{}'`, and value_pattern likewise",
+            wanted.key_pattern
+        ));
+    }
+}
+
+/// Says what giving the majority up means, and asks whether to. Done by the server when it opens.
 fn confirm_abandon(typed: &Server) -> Result<(), Failure> {
     let preview = quorate_server::abandon_preview(&typed.data).map_err(server_failure)?;
     talk(&preview.to_string());

@@ -36,6 +36,9 @@ pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one question to the cluster may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How the directories of clusters in memory begin.
+pub(crate) const SCRATCH_PREFIX: &str = "quorate-";
+
 /// What cluster to run.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -70,10 +73,12 @@ impl Cluster {
     /// # Errors
     /// When it does not come up.
     pub(crate) fn start_server(plan: &Plan) -> Result<Self, Failure> {
-        let before = match plan.scratch {
-            None => Runtime::read(&plan.dir).ok().flatten(),
-            Some(_) => None,
-        };
+        let before = Runtime::read(&plan.dir).ok().flatten();
+        if let Some(scratch) = before.as_ref().and_then(|before| before.scratch.as_deref()) {
+            // Of an `up` that was killed.
+            remove_scratch(scratch);
+        }
+        let before = before.filter(|_| plan.scratch.is_none());
         let usual = format!("127.0.0.1:{}", quorate_client::DEFAULT_PORT);
         let known = before.as_ref().map(|before| before.server.address.clone());
         let first = known.filter(|address| is_free(address)).unwrap_or_else(|| usual.clone());
@@ -126,17 +131,64 @@ impl Cluster {
     }
 
     /// Starts the nodes, one after the other: in a new cluster each gets the number of its
-    /// directory.
+    /// directory. One that was here before and does not come up, for its files are damaged, say,
+    /// is told and left out: the others may be enough.
     ///
     /// # Errors
-    /// When one does not come up.
+    /// When a new one does not come up, or none does.
     pub(crate) async fn start_nodes(&mut self, client: &Client, nodes: u32) -> Result<(), Failure> {
+        let mut failed = Vec::new();
         for slot in 1..=nodes {
+            let was_here = self.files().join(format!("node-{slot}")).is_dir();
             let address = self.before.get(&slot).cloned();
-            self.start_node(slot, address.as_deref(), None)?;
-            self.wait_registered(client, slot).await?;
+            let outcome = match self.start_node(slot, address.as_deref(), None) {
+                Ok(()) => self.wait_registered(client, slot).await.map(drop),
+                Err(failure) => Err(failure),
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(failure) if was_here => failed.push(failure),
+                Err(failure) => return Err(failure),
+            }
         }
-        Ok(())
+        self.leave_out(failed)
+    }
+
+    /// Says which nodes did not come up.
+    ///
+    /// # Errors
+    /// When no other runs.
+    fn leave_out(&mut self, mut failed: Vec<Failure>) -> Result<(), Failure> {
+        self.started.retain_mut(|started| started.slot.is_none() || started.check().is_ok());
+        let runs = self.started.iter().any(|started| started.slot.is_some());
+        let Some(last) = failed.pop_if(|_| !runs) else {
+            for failure in failed {
+                talk(&format!(
+                    "{failure}\nthe cluster starts without it; when it is mended, `quorate down` \
+                     and `quorate up` start it too"
+                ));
+            }
+            return Ok(());
+        };
+        failed.iter().for_each(|failure| talk(&failure.to_string()));
+        Err(last)
+    }
+
+    /// Tells of nodes that have ended, and forgets them.
+    ///
+    /// # Errors
+    /// When the server has ended, or the last node.
+    fn check(&mut self) -> Result<(), Failure> {
+        let mut failed = Vec::new();
+        for started in &mut self.started {
+            if let Err(failure) = started.check() {
+                match started.slot {
+                    None => return Err(failure),
+                    Some(_) => failed.push(failure),
+                }
+            }
+        }
+        if failed.is_empty() { Ok(()) } else { self.leave_out(failed) }
     }
 
     /// Waits until the cluster serves with every node a member.
@@ -147,15 +199,14 @@ impl Cluster {
         let deadline = Instant::now() + SERVE_TIMEOUT;
         let mut members_deadline = None;
         loop {
-            for started in &mut self.started {
-                started.check()?;
-            }
+            self.check()?;
             let serves = client.committed(ASK_TIMEOUT).await;
             let status = client.status(ASK_TIMEOUT).await;
             let server = status.server.map(|(_, server)| server);
             if serves.is_ok() {
                 let active = server.as_ref().ok().and_then(|server| server.active.as_ref());
-                let missing = self.runtime.nodes.iter().filter_map(|node| node.id);
+                let running = self.runtime.nodes.iter().filter(|node| node.process.is_alive());
+                let missing = running.filter_map(|node| node.id);
                 let missing: Vec<_> = missing
                     .filter(|id| !active.is_some_and(|view| view.members.contains(*id)))
                     .map(|id| id.to_string())
@@ -410,9 +461,18 @@ impl Cluster {
 pub(crate) fn sweep(dir: &Path, scratch: Option<&Path>) {
     let _ = std::fs::remove_dir_all(dir.join(super::control::REQUESTS));
     if let Some(scratch) = scratch {
-        let _ = std::fs::remove_dir_all(scratch);
+        remove_scratch(scratch);
         // Only if nothing else is in it.
         let _ = std::fs::remove_dir(dir);
+    }
+}
+
+/// Removes the directory of a cluster in memory. Its name is from a file that anyone may have
+/// changed: nothing else is removed.
+fn remove_scratch(scratch: &Path) {
+    let name = scratch.file_name().map(|name| name.to_string_lossy());
+    if name.is_some_and(|name| name.starts_with(SCRATCH_PREFIX)) {
+        let _ = std::fs::remove_dir_all(scratch);
     }
 }
 

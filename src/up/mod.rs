@@ -64,7 +64,11 @@ pub(crate) fn down(typed: &Down) -> Result<Code, Failure> {
 }
 
 fn run(typed: &Start) -> Result<Code, Failure> {
+    logging::check(&typed.log)?;
     let lock = Lock::take(&typed.data)?;
+    if typed.alphanumeric && !typed.memory {
+        roles::tell_founded(&typed.data.join("server"));
+    }
     let plan = plan(typed)?;
     let _trace = logging::trace_only("up", plan.trace.as_deref())?;
     control::open_requests(&plan.dir)?;
@@ -106,8 +110,10 @@ fn plan(typed: &Start) -> Result<Plan, Failure> {
     };
     let scratch = match typed.memory {
         true => {
-            let scratch =
-                tempfile::Builder::new().prefix("quorate-").tempdir().map_err(|error| {
+            let scratch = tempfile::Builder::new()
+                .prefix(cluster::SCRATCH_PREFIX)
+                .tempdir()
+                .map_err(|error| {
                     Failure::usage(format!(
                         "cannot make a temporary directory: {error}; set TMPDIR"
                     ))
