@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use quorate_client::{DEFAULT_PORT, parse_address};
+use quorate_node::OpenFailed;
 use quorate_protocol::settings::Settings;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -56,7 +57,7 @@ pub(crate) fn server(typed: Server) -> Result<Code, Failure> {
             Ok(address) => talk(&format!("nodes and clients reach it with --server {address}")),
             Err(unreachable) => talk(&format!("careful: {unreachable}")),
         }
-        server.run(stop).await.map_err(server_failure)?;
+        server.run(stop).await.map_err(|error| Failure::from(anyhow::Error::new(error)))?;
         Ok(Code::Done)
     })
 }
@@ -125,7 +126,8 @@ fn confirm_abandon(typed: &Server) -> Result<(), Failure> {
     }
 }
 
-/// What cannot be used is for the user to change; anything later is an outage.
+/// Why a server does not start: what cannot be used is for the user to change. Whatever ends it
+/// later is an outage.
 fn server_failure(error: quorate_server::Error) -> Failure {
     match error {
         quorate_server::Error::Listen(error) => {
@@ -138,6 +140,10 @@ fn server_failure(error: quorate_server::Error) -> Failure {
 
 fn node_failure(error: quorate_node::Error) -> Failure {
     match error {
+        // A full disk may also come later: a node opens its files anew when they are damaged.
+        quorate_node::Error::Open(
+            error @ (OpenFailed::Write { .. } | OpenFailed::StateFailed(_)),
+        ) => Failure::unavailable(error),
         quorate_node::Error::Open(error) => Failure::usage(error),
         quorate_node::Error::Register(error) => Failure::refused(error),
         error => Failure::from(anyhow::Error::new(error)),
