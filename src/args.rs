@@ -1,4 +1,5 @@
-//! The command line as typed. What it means is found out in `config.rs` and the commands.
+//! The command line as typed. What it means is found out by `discover`, `roles`, `up` and the
+//! commands.
 //!
 //! Every flag can be given in the environment as well; a flag wins. Only the two that give data
 //! up cannot: left behind in a service's environment, they would do so at every start.
@@ -20,7 +21,6 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 no such key, 2 usage, 3 refused,
 /// A small, durable, linearizable key-value store for a handful of machines.
 #[derive(Debug, Parser)]
 #[command(name = "quorate", version, propagate_version = true, after_help = EXIT_CODES)]
-#[command(disable_help_subcommand = true)]
 pub(crate) struct Typed {
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers are test code")]
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -43,7 +44,7 @@ fn nobody() -> String {
 
 #[test]
 fn wrong_usage_is_told_and_ends_with_2() {
-    let table: [(&[&str], &str); 19] = [
+    let table: [(&[&str], &str); 21] = [
         (&[], "Usage"),
         (&["open"], "unrecognized"),
         (&["read"], "<KEY>"),
@@ -55,7 +56,9 @@ fn wrong_usage_is_told_and_ends_with_2() {
         (&["read", "k", "-o", "xml"], "text, json"),
         (&["up", "--nodes", "0"], "1..=10"),
         (&["up", "--nodes", "many"], "--nodes"),
-        (&["up", "kill", "all"], "invalid"),
+        (&["up", "kill", "all"], "'server'"),
+        (&["up", "--log", "bogus=x=y"], "--log"),
+        (&["read", "k", "--raw", "-o", "json"], "--raw"),
         (&["up", "restart", "2"], "no cluster runs"),
         (&["write", "k", "@/no/such/file"], "/no/such/file"),
         (&["run", "/no/such/file"], "/no/such/file"),
@@ -178,6 +181,38 @@ fn down_where_nothing_runs_is_done_already() {
     let ended = run(&["down"]);
     assert_eq!((ended.code, ended.data.as_str()), (0, ""));
     assert!(ended.talk.contains("nothing runs"), "{}", ended.talk);
+    let ended = run(&["down", "--data", "typo"]);
+    assert_eq!(ended.code, 5, "{}", ended.talk);
+    assert!(ended.talk.contains("no such directory"), "{}", ended.talk);
+}
+
+#[test]
+fn help_is_a_command_too() {
+    for args in [&["help"][..], &["help", "read"], &["help", "up", "restart"]] {
+        let ended = run(args);
+        assert_eq!(ended.code, 0, "{args:?}: {}", ended.talk);
+        assert!(ended.data.contains("Usage"), "{args:?}: {}", ended.data);
+    }
+}
+
+#[test]
+fn a_server_that_cannot_go_on_ends_with_5() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["server", "--listen", "127.0.0.1:0", "--data", "d", "--announce", "--parent-pipe"];
+    let mut command = quorate(dir.path(), &args);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut server = command.spawn().unwrap();
+    let alive = server.stdin.take();
+    let mut address = String::new();
+    BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut address).unwrap();
+    // As good as a full disk, and there for the asking.
+    std::fs::remove_dir_all(dir.path().join("d")).unwrap();
+    let set = ["settings", "set", "heartbeat", "90ms", "--timeout", "1s", "--server"];
+    run(&[&set[..], &[address.trim()]].concat());
+    let ended = ended(server.wait_with_output().unwrap());
+    assert_eq!(ended.code, 5, "{}", ended.talk);
+    assert!(ended.talk.contains("cannot write"), "{}", ended.talk);
+    drop(alive);
 }
 
 #[test]
