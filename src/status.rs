@@ -64,8 +64,7 @@ impl Snapshot {
         } else if let Some(NoServer::Silent { why }) = found.server.as_mut().err() {
             // Those of nodes were taken out.
             if !found.silent.is_empty() {
-                let silent = found.silent.iter().map(|(address, why)| format!("{address}: {why}"));
-                *why = silent.collect::<Vec<_>>().join("; ");
+                *why = found.silent.values().cloned().collect::<Vec<_>>().join("; ");
             }
         }
         for node in view.iter().flat_map(|view| view.members.iter()) {
@@ -213,7 +212,8 @@ impl Snapshot {
             }
             Err(NoServer::Silent { why }) => {
                 text.push_str(&format!("server  does not answer: {why}\n"));
-                if self.runtime.is_some() {
+                let started = self.runtime.as_ref().map(|runtime| &runtime.server.address);
+                if started.is_some_and(|address| self.found.silent.contains_key(address)) {
                     text.push_str("        start it again with: quorate up restart server\n");
                 }
             }

@@ -232,6 +232,8 @@ fn the_cluster_is_seen_while_the_server_hangs_and_while_it_is_gone() {
 
     done(dir, &["up", "kill", "server"]);
     assert!(!is_alive(server));
+    let up = quorate(dir, &["up"]).output().unwrap();
+    assert!(talk(&up).contains("up restart server"), "{}", talk(&up));
     let (code, gone) = status(dir);
     assert_eq!(code, Some(0), "{gone:#}");
     sees_all(&gone);

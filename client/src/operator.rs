@@ -259,6 +259,10 @@ fn report(
 }
 
 fn list<'a, W: Display + 'a>(whys: impl IntoIterator<Item = (&'a String, W)>) -> String {
-    let whys = whys.into_iter().map(|(address, why)| format!("{address}: {why}"));
+    let whys = whys.into_iter().map(|(address, why)| {
+        let why = why.to_string();
+        // Most reasons name the address themselves.
+        if why.contains(address.as_str()) { why } else { format!("{address}: {why}") }
+    });
     whys.collect::<Vec<_>>().join("; ")
 }

@@ -220,7 +220,7 @@ impl Lock {
 
 fn in_use(dir: &Path) -> Failure {
     let runtime = Runtime::read(dir).ok().flatten();
-    let pid = runtime.and_then(|runtime| {
+    let pid = runtime.as_ref().and_then(|runtime| {
         let mut all = runtime.supervisor.iter().chain(runtime.processes());
         all.find(|process| process.is_alive()).map(|process| process.pid)
     });
@@ -229,9 +229,13 @@ fn in_use(dir: &Path) -> Failure {
         true => String::new(),
         false => format!(" --data {}", dir.display()),
     };
+    let serverless = runtime.is_some_and(|runtime| !runtime.server.process.is_alive());
+    let mend = match serverless {
+        true => format!("start its server, which is gone, with `quorate up restart server{flag}`"),
+        false => "use it with `quorate shell`".to_owned(),
+    };
     Failure::usage(format!(
-        "a cluster is running in {} already{who}; use it with `quorate shell`, or stop it with \
-         `quorate down{flag}`",
+        "a cluster is running in {} already{who}; {mend}, or stop it with `quorate down{flag}`",
         dir.display()
     ))
 }
