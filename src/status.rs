@@ -8,7 +8,7 @@
 //! the cluster does not serve; that is told besides, and by the exit code.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_client::{Client, ClusterStatus, NoServer, NodeReport};
 use quorate_protocol::ids::NodeId;
@@ -23,6 +23,9 @@ use crate::exit::Failure;
 use crate::output::data;
 use crate::up::runtime::Runtime;
 
+/// How long it is waited before a coordinator that changes its view is looked at again.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
 /// One look at the cluster.
 pub(crate) struct Snapshot {
     found: ClusterStatus,
@@ -35,7 +38,21 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// Looks once; whoever does not answer within `patience` is shown as silent. `dir` is where
     /// the runtime file of a cluster on this machine would be.
+    ///
+    /// A coordinator that is widening or narrowing its own view is seen again in a moment: it does
+    /// that within milliseconds, and nobody's health is in doubt.
     pub(crate) async fn take(client: &Client, dir: &Path, patience: Duration) -> Self {
+        let deadline = Instant::now() + patience;
+        loop {
+            let snapshot = Self::take_once(client, dir, patience).await;
+            if !snapshot.changes_view() || Instant::now() >= deadline {
+                return snapshot;
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    async fn take_once(client: &Client, dir: &Path, patience: Duration) -> Self {
         let found = client.status(patience).instrument(tracing::info_span!("status")).await;
         // A runtime file that cannot be read only costs the process numbers.
         let runtime = Runtime::read(dir).ok().flatten();
@@ -94,11 +111,20 @@ impl Snapshot {
 
     /// Whether the coordinator of the active view answers, and serves.
     fn serves(&self) -> bool {
+        self.coordinator_is(Role::Coordinator)
+    }
+
+    /// Whether the coordinator of the active view answers, and is about to serve.
+    fn changes_view(&self) -> bool {
+        self.coordinator_is(Role::TakingOver)
+    }
+
+    fn coordinator_is(&self, role: Role) -> bool {
         self.view.as_ref().is_some_and(|view| {
             let of_view =
                 self.found.nodes.iter().filter(|node| node.node == Some(view.coordinator));
             let mut statuses = of_view.filter_map(|node| node.status.as_ref().ok());
-            statuses.any(|status| status.role == Role::Coordinator)
+            statuses.any(|status| status.role == role)
         })
     }
 
@@ -580,6 +606,10 @@ mod tests {
         let no = (false, Err(crate::exit::Code::Unavailable));
         assert_eq!(serves(Role::Coordinator, Some(view(3, 2))), no, "a deposed one");
         assert_eq!(serves(Role::TakingOver, Some(view(3, 1))), no);
+        let changing = |view| {
+            snapshot(Some(view), None, vec![node(1, Role::TakingOver, None, 9)]).changes_view()
+        };
+        assert!(changing(view(3, 1)) && !changing(view(3, 2)), "it is looked at again");
         assert_eq!(serves(Role::Coordinator, None), no);
     }
 }
