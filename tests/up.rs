@@ -100,6 +100,26 @@ impl Drop for Detached {
     }
 }
 
+/// Waits until these are the members, by number.
+#[track_caller]
+fn wait_for_members(dir: &Path, members: [u32; 3]) {
+    wait_until(&format!("{members:?} are the members"), || {
+        // While nobody serves it ends with 5, and prints what it found.
+        let status = quorate(dir, &["status", "-o", "json"]).output().unwrap();
+        let status: Json = serde_json::from_slice(&status.stdout).unwrap();
+        status["members"] == serde_json::json!(members)
+    });
+}
+
+/// Has a node started again; it must come back as another, or as itself.
+#[track_caller]
+fn restart(dir: &Path, node: u32, back_as: u32) {
+    let output = quorate(dir, &["up", "restart", &node.to_string()]).output().unwrap();
+    assert!(output.status.success(), "{}", talk(&output));
+    let said = talk(&output);
+    assert!(said.contains(&format!("n{node} started again as n{back_as} ")), "{said}");
+}
+
 #[test]
 fn a_piped_script_runs_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -457,4 +477,50 @@ fn an_attended_cluster_takes_orders_from_outside_and_goes_down() {
     assert!(after.iter().all(|pid| !is_alive(*pid)));
     cluster.up.wait().unwrap();
     assert!(runtime(dir).is_none());
+}
+
+#[test]
+fn a_node_in_memory_comes_back_as_another_and_only_all_of_them_together_lose_anything() {
+    let cluster = Detached::start(&["--memory", "--nodes", "3"]);
+    let dir = cluster.dir();
+    done(dir, &["settings", "set", "gone_after", "1s"]);
+    let keys: Vec<_> = (1..=12).map(|n| format!("k{n}")).collect();
+    let everything_is_there = || {
+        let reads: Vec<_> = keys.iter().map(|key| format!("R,{key}")).collect();
+        let reads = reads.iter().map(String::as_str);
+        let read = done(dir, &["run"].into_iter().chain(reads).collect::<Vec<_>>());
+        assert_eq!(read.lines().collect::<Vec<_>>(), keys, "each holds its own name");
+    };
+    let writes: Vec<_> = keys.iter().map(|key| format!("W,{key},{key}")).collect();
+    let writes = writes.iter().map(String::as_str);
+    done(dir, &["run"].into_iter().chain(writes).collect::<Vec<_>>());
+
+    // A node that follows, then the one that coordinates; another number each time.
+    done(dir, &["up", "kill", "2"]);
+    everything_is_there();
+    restart(dir, 2, 4);
+    wait_for_members(dir, [1, 3, 4]);
+    everything_is_there();
+    let unknown = quorate(dir, &["up", "kill", "2"]).output().unwrap();
+    assert_eq!(unknown.status.code(), Some(2), "{}", talk(&unknown));
+    // One that runs is killed first.
+    restart(dir, 1, 5);
+    wait_for_members(dir, [3, 4, 5]);
+    everything_is_there();
+
+    // All of them: nothing is left, and the cluster begins anew by itself.
+    for node in ["3", "4", "5"] {
+        done(dir, &["up", "kill", node]);
+    }
+    for (node, back_as) in [(3, 6), (4, 7), (5, 8)] {
+        restart(dir, node, back_as);
+    }
+    wait_for_members(dir, [6, 7, 8]);
+    let gone = quorate(dir, &["read", "k1"]).output().unwrap();
+    assert_eq!(gone.status.code(), Some(1), "{}", talk(&gone));
+    done(dir, &["write", "k1", "again"]);
+    assert_eq!(done(dir, &["read", "k1"]), "again\n");
+    done(dir, &["down"]);
+    let left: Vec<_> = std::fs::read_dir(dir).unwrap().flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
 }
