@@ -226,7 +226,7 @@ fn a_server_leaves_a_directory_that_it_cannot_use_as_it_is() {
         let mut state = fs::read(&path).unwrap();
         state[8] += 1;
         fs::write(&path, state).unwrap();
-        leaves_alone(&newer, server(&newer), 2, &["of format 2", "run the release"]).await;
+        leaves_alone(&newer, server(&newer), 2, &["of format 3", "run the release"]).await;
         if let Some(disk) = SmallDisk::mount(DISK_MIB) {
             let (protected, empty) = (disk.path().join("protected"), disk.path().join("empty"));
             copy(&dir, &protected);

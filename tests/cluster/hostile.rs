@@ -96,14 +96,21 @@ fn framed(payload: &[u8]) -> Vec<u8> {
     [&length.to_le_bytes()[..], &[0], payload].concat()
 }
 
-/// A connection that had its hello, and was welcome.
+/// A connection that had its hello, and was welcome. A service of peers wants to hear the cluster and
+/// the store; a stranger learns both from the refusal.
 async fn welcome(address: &str, service: Service) -> TcpStream {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(&hello(PROTOCOL_VERSION, service as u8)).await.unwrap();
-    let mut answer = [0; HELLO_BYTES];
-    stream.read_exact(&mut answer).await.unwrap();
-    assert_eq!(answer[11], 0, "{address} welcomes a dialer for {service}");
-    stream
+    let mut said = hello(PROTOCOL_VERSION, service as u8);
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&said).await.unwrap();
+        let mut answer = [0; HELLO_BYTES];
+        stream.read_exact(&mut answer).await.unwrap();
+        if answer[11] == 0 {
+            return stream;
+        }
+        said[16..].copy_from_slice(&answer[16..]);
+    }
+    panic!("{address} does not welcome a dialer for {service}");
 }
 
 /// Those that hold on, for as long as they are kept.
