@@ -41,12 +41,8 @@ pub enum Mutant {
     AnswerUncommitted,
     /// Entries of older epochs are committed by count (INV-5).
     CommitByCount,
-    /// A repair speaks of the moment it is sent, not of its round's (design §5).
-    RepairLate,
     /// A node applies entries of an earlier coordinator that this one did not prove (design §4).
     ApplyUnproven,
-    /// Late answers to an earlier stream count in a later one.
-    CountLateAnswers,
 }
 
 impl Mutant {
@@ -69,9 +65,7 @@ impl Mutant {
         Self::ApplyBeforeCommit,
         Self::AnswerUncommitted,
         Self::CommitByCount,
-        Self::RepairLate,
         Self::ApplyUnproven,
-        Self::CountLateAnswers,
     ];
 }
 

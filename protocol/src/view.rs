@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, History, NodeId, StoreId};
+use crate::mutant::{self, Mutant};
 use crate::quorum;
 use crate::version::{Promise, Version};
 
@@ -47,7 +48,8 @@ impl Members {
     /// `r(n)` of these members.
     #[must_use]
     pub fn takeover_quorum(&self) -> usize {
-        quorum::takeover_quorum(self.len())
+        let wrong = mutant::is_on(Mutant::WrongTakeoverQuorum) && self.len().is_multiple_of(2);
+        quorum::takeover_quorum(self.len()) - usize::from(wrong && self.len() > 2)
     }
 
     /// These and one more.

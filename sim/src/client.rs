@@ -139,7 +139,7 @@ impl Client {
         let to = if is_weak { Some(anyone) } else { self.at };
         if to.is_none() {
             // It asks the server who coordinates, or, where that does not answer, any node.
-            let to = (attempt % 3 == 0).then_some(anyone);
+            let to = attempt.is_multiple_of(3).then_some(anyone);
             return Some(Ask { to, request: Request::Coordinator, attempt });
         }
         doing.out = matches!(doing.task, Task::Change(_));

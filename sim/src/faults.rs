@@ -70,6 +70,9 @@ pub(crate) enum Fault {
     AgeState,
     /// A node's disk is replaced by an empty one.
     Wipe,
+    /// One node lags; then another loses the end of its log, and a third, which holds all that it
+    /// lost, is away.
+    Amnesia,
     /// Every cut and clog ends.
     Heal,
 }
@@ -105,7 +108,18 @@ impl Fault {
         Self::LoseState,
         Self::AgeState,
         Self::Wipe,
+        Self::Amnesia,
         Self::Heal,
+    ];
+
+    /// Those that take away what a node promised to keep.
+    pub(crate) const DAMAGE: &'static [Self] = &[
+        Self::FlipLog,
+        Self::DamageRecord,
+        Self::LoseState,
+        Self::AgeState,
+        Self::Wipe,
+        Self::Amnesia,
     ];
 
     fn name(self) -> &'static str {
@@ -138,6 +152,7 @@ impl Fault {
             Self::LoseState => "lose-state",
             Self::AgeState => "age-state",
             Self::Wipe => "wipe",
+            Self::Amnesia => "amnesia",
             Self::Heal => "heal",
         }
     }
@@ -145,9 +160,7 @@ impl Fault {
     /// Whether it takes away what a node promised to keep.
     fn is_damage(self, memory: bool) -> bool {
         match self {
-            Self::FlipLog | Self::DamageRecord | Self::LoseState | Self::AgeState | Self::Wipe => {
-                true
-            }
+            _ if Self::DAMAGE.contains(&self) => true,
             // A memory node that ends has lost everything.
             Self::Kill | Self::Power | Self::Stop | Self::FailSync | Self::FullDisk => memory,
             _ => false,
@@ -187,7 +200,7 @@ impl World {
         let memory = self.plan.memory;
         match fault {
             Fault::PowerAll | Fault::KillAll => !memory,
-            Fault::FlipLog | Fault::LoseState | Fault::AgeState | Fault::Wipe if memory => false,
+            _ if memory && Fault::DAMAGE.contains(&fault) && fault != Fault::DamageRecord => false,
             _ => !fault.is_damage(memory) || self.may_damage(host),
         }
     }
@@ -248,10 +261,7 @@ impl World {
                 end != other
             }
             Fault::Isolate => {
-                for other in self.ends() {
-                    self.net.cut(end, other);
-                    self.net.cut(other, end);
-                }
+                self.isolate(host);
                 true
             }
             Fault::Ring => self.ring(),
@@ -273,22 +283,8 @@ impl World {
                 self.net.slow(end, ms);
                 true
             }
-            Fault::SlowDisk => {
-                self.host(host).slowness = self.chance.one_of(&[1, 8, 40]);
-                true
-            }
-            Fault::StallDisk => {
-                let until = self.now + Millis(self.chance.between(100, 4_000));
-                self.host(host).stalled_until = until;
-                true
-            }
-            Fault::FailSync => {
-                let syncs = self.chance.below(3);
-                self.host(host).fail_sync_after(syncs);
-                true
-            }
-            Fault::FullDisk => {
-                self.host(host).fill_disk();
+            Fault::SlowDisk | Fault::StallDisk | Fault::FailSync | Fault::FullDisk => {
+                self.ail_disk(fault, host);
                 true
             }
             Fault::Stop => self.stop_in_order(host),
@@ -312,10 +308,60 @@ impl World {
                 true
             }
             Fault::DamageRecord => self.damage_record(host),
+            Fault::Amnesia => {
+                self.isolate(host);
+                let after = self.chance.between(30, 400);
+                self.after_ms(after, Due::Amnesia { lags: host });
+                true
+            }
             Fault::FlipLog | Fault::LoseState | Fault::AgeState | Fault::Wipe => {
                 let power = self.chance.percent(50);
                 self.kill(host, power) && self.damage_disk(fault, host)
             }
+        }
+    }
+
+    /// A disk is slow, stands still, fails, or is full.
+    fn ail_disk(&mut self, fault: Fault, host: u32) {
+        match fault {
+            Fault::SlowDisk => {
+                self.host(host).slowness = self.chance.one_of(&[1, 8, 40]);
+            }
+            Fault::StallDisk => {
+                let until = self.now + Millis(self.chance.between(100, 4_000));
+                self.host(host).stalled_until = until;
+            }
+            Fault::FailSync => {
+                let syncs = self.chance.below(3);
+                self.host(host).fail_sync_after(syncs);
+            }
+            Fault::FullDisk => {
+                self.host(host).fill_disk();
+            }
+            _ => {}
+        }
+    }
+
+    fn isolate(&mut self, host: u32) {
+        let end = End::Host(host);
+        for other in self.ends() {
+            self.net.cut(end, other);
+            self.net.cut(other, end);
+        }
+    }
+
+    /// While `lags` hears nothing, one of the others loses the end of its log, and another is away.
+    pub(crate) fn amnesia(&mut self, lags: u32) {
+        let others: Vec<u32> = self.hosts.keys().copied().filter(|host| *host != lags).collect();
+        let loses = self.chance.one_of(&others);
+        let away = self.chance.one_of(&others);
+        if self.healed || loses == away || self.hosts[&away].process.is_none() {
+            return;
+        }
+        if self.kill(loses, true) && self.damage_disk(Fault::FlipLog, loses) {
+            self.kill(away, true);
+            self.net.heal();
+            self.figures.count("amnesiac");
         }
     }
 

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! * `plan`: what the seed decides beforehand: sizes, rates, which faults there are.
-//! * `world`: the queue of what is due; calls, and who hears what of them.
+//! * `world`: the queue of what is due; calls, and who hears what of them; machines, clients.
 //! * `host`, `server`, `client`: the processes, with shells as thin as the real ones.
 //! * `faults`: what goes wrong, and its end.
 //! * `check`: what must hold.

@@ -64,9 +64,10 @@ pub(crate) struct Disk {
 
 impl Plan {
     pub(crate) fn new(chance: &mut Seeded) -> Self {
-        let memory = chance.percent(8);
+        let damages = chance.percent(20);
+        let memory = !damages && chance.percent(8);
         let nodes = chance.one_of(&[1, 2, 3, 3, 3, 3, 3, 4, 4, 5, 5]);
-        let nodes = if memory { nodes.max(3) } else { nodes };
+        let nodes = if memory || damages { nodes.max(3) } else { nodes };
         let network = Network {
             loss_permille: chance.one_of(&[0, 0, 5, 20, 60]),
             twice_permille: chance.one_of(&[0, 0, 10, 50]),
@@ -90,9 +91,13 @@ impl Plan {
             disk,
             wild_clocks: chance.percent(30),
             trouble_ms: chance.one_of(&[3_000, 5_000, 8_000]),
-            fault_gap_ms: chance.one_of(&[120, 400, 1_200]),
+            fault_gap_ms: if damages {
+                chance.one_of(&[150, 500])
+            } else {
+                chance.one_of(&[120, 400, 1_200])
+            },
             away_ms: chance.one_of(&[80, 600, 2_500]),
-            faults: faults(chance),
+            faults: if damages { damage(chance) } else { faults(chance) },
             think_ms: chance.one_of(&[2, 10, 40]),
         }
     }
@@ -111,6 +116,17 @@ fn settings(chance: &mut Seeded, segment_bytes: u64) -> Settings {
         stop_timeout_ms: Millis(2_000),
         ..Settings::default()
     }
+}
+
+/// A run about data that is lost: with too much else the cluster would hardly ever be whole, which
+/// is when another node's may be.
+fn damage(chance: &mut Seeded) -> Vec<Fault> {
+    let mut faults = Fault::DAMAGE.to_vec();
+    // While one comes back without what it had, another lags, and a third is away.
+    faults.extend([Fault::Amnesia, Fault::Amnesia, Fault::Heal, Fault::Heal, Fault::SlowDisk]);
+    let others = [Fault::Kill, Fault::Pause, Fault::CutTwoWay, Fault::Stop, Fault::SlowLink];
+    faults.extend(others.into_iter().filter(|_| chance.percent(40)));
+    faults
 }
 
 fn faults(chance: &mut Seeded) -> Vec<Fault> {

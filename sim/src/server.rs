@@ -34,7 +34,7 @@ pub(crate) struct Server {
 #[derive(Debug)]
 pub(crate) enum ServerOut {
     Effect(Effect),
-    Answer(CallId, Answer),
+    Answer(CallId, Box<Answer>),
     /// The disk began to write.
     DiskBusy,
     /// It stopped by itself.
@@ -123,7 +123,7 @@ impl Server {
                     }
                 }
                 Effect::Reply { call, answer } => {
-                    out.extend(self.calls.remove(&call).map(|it| ServerOut::Answer(it, *answer)));
+                    out.extend(self.calls.remove(&call).map(|it| ServerOut::Answer(it, answer)));
                 }
                 Effect::Stop(reason) => out.push(ServerOut::Stopped(reason.to_string())),
                 other => out.push(ServerOut::Effect(other)),

@@ -26,6 +26,7 @@ pub mod takeover;
 mod tests;
 
 use quorate_protocol::ids::{Epoch, NodeId};
+use quorate_protocol::mutant::{self, Mutant};
 use quorate_protocol::record::{Key, Record};
 use quorate_protocol::rpc::Declined;
 use quorate_protocol::rpc::registry::{
@@ -132,6 +133,10 @@ impl Core {
                     effects.push(round::refuse(ticket, self.not_coordinator()));
                 } else if let Err(why) = self.patterns.check_key(&read.key) {
                     effects.push(round::refuse(ticket, Refused::InvalidKey { why }));
+                } else if mutant::is_on(Mutant::ReadWithoutRound) && self.is_serving() {
+                    let record = records.get(&read.key).unwrap_or_default();
+                    let reply = round::found(record.as_ref(), records.applied(), self.me);
+                    effects.push(Effect::Read { ticket, reply });
                 } else {
                     self.rounds.wait(ticket, read.key, deadline, effects);
                 }
@@ -185,7 +190,11 @@ impl Core {
         Letterhead {
             history: self.view.history,
             promise: self.view.promise(),
-            committed: if self.activated { self.committed } else { self.applied_before },
+            committed: if self.activated || mutant::is_on(Mutant::CommitByCount) {
+                self.committed
+            } else {
+                self.applied_before
+            },
             horizon: if self.activated {
                 self.streams.horizon(&self.view.members)
             } else {
@@ -281,13 +290,14 @@ impl Core {
 
     /// Computes what is committed and tells everyone who waits for it.
     fn advance(&mut self, now: Moment, records: &impl Records, effects: &mut Vec<Effect>) {
-        if !self.activated {
+        if !self.activated && !mutant::is_on(Mutant::CommitByCount) {
             return;
         }
         let held = self.streams.held_by_quorum(&self.view.members);
         // Entries of older epochs are committed by the barrier behind them, never by count
         // (design §1, "committed").
-        if held >= self.barrier && held > self.committed {
+        let by_count = mutant::is_on(Mutant::CommitByCount);
+        if (held >= self.barrier || by_count) && held > self.committed {
             self.committed = held;
             self.progress_at = now;
             self.orderer.commit(held, effects);

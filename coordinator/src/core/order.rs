@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use quorate_protocol::entry::{Answer, Entry, Frame, Mutation, Token, TokenId};
 use quorate_protocol::ids::Index;
+use quorate_protocol::mutant::{self, Mutant};
 use quorate_protocol::record::{Digest, Key};
 use quorate_protocol::rpc::store::{Change, ChangeReply, Command, Refused};
 use quorate_protocol::settings::{Patterns, Settings};
@@ -159,7 +160,13 @@ impl Orderer {
             };
             tail.index = tail.index.next();
             let entry = Entry { version: tail, token: Some(token), mutations, answer };
-            self.add(&mut batch, entry, key, vec![ticket]);
+            let mut tickets = vec![ticket];
+            if mutant::is_on(Mutant::AnswerUncommitted) && answer == Answer::Missing {
+                tickets.clear();
+                let reply = ChangeReply::Applied { version: tail, answer };
+                effects.push(Effect::Changed { ticket, reply });
+            }
+            self.add(&mut batch, entry, key, tickets);
         }
         batch.finish()
     }
@@ -184,7 +191,8 @@ impl Orderer {
             ordered.tickets.push(ticket);
             return Some(None);
         }
-        if let Some((version, answer)) = records.token(token.id()) {
+        let found = records.token(token.id()).filter(|_| !mutant::is_on(Mutant::ForgetTokens));
+        if let Some((version, answer)) = found {
             return Some(Some(ChangeReply::Applied { version, answer }));
         }
         // It may have become any entry behind the one it was born at. The window is what every

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use quorate_protocol::ids::{Epoch, NodeId};
+use quorate_protocol::mutant::{self, Mutant};
 use quorate_protocol::record::{Digest, Key, Record};
 use quorate_protocol::rpc::replica::{Fetch, Repair, Round, RoundAnswer};
 use quorate_protocol::rpc::store::{ReadReply, Refused};
@@ -104,7 +105,12 @@ impl Rounds {
         deadline: Moment,
         effects: &mut Vec<Effect>,
     ) {
-        if self.waiting.len() >= READS_WAITING_MAX {
+        let mut asked = self.running.iter_mut().flat_map(|round| &mut round.asked);
+        if let Some(asked) = asked.find(|asked| asked.key == key && !asked.done)
+            && mutant::is_on(Mutant::ReuseRound)
+        {
+            asked.readers.push(Waiting { ticket, key, deadline });
+        } else if self.waiting.len() >= READS_WAITING_MAX {
             effects.push(refuse(ticket, Refused::Busy));
         } else {
             self.waiting.push_back(Waiting { ticket, key, deadline });
@@ -460,7 +466,7 @@ impl Running {
     }
 }
 
-fn found(record: Option<&Record>, applied: Version, by: NodeId) -> ReadReply {
+pub(super) fn found(record: Option<&Record>, applied: Version, by: NodeId) -> ReadReply {
     let value = record.and_then(|record| record.value.clone());
     let version = record
         .filter(|record| record.value.is_some())

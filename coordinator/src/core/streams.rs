@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use quorate_protocol::ids::{History, NodeId};
+use quorate_protocol::mutant::{self, Mutant};
 use quorate_protocol::record::Key;
 use quorate_protocol::rpc::Declined;
 use quorate_protocol::rpc::replica::{Append, CopyOrder, Repair, Round};
@@ -363,6 +364,9 @@ impl Streams {
             .iter()
             .map(|node| self.peers.get(&node).map_or(Version::ZERO, |stream| stream.acked))
             .collect();
+        if mutant::is_on(Mutant::CountLearner) {
+            acked = self.peers.values().map(|stream| stream.acked).collect();
+        }
         acked.sort_unstable_by(|a, b| b.cmp(a));
         acked.get(members.write_quorum() - 1).copied().unwrap_or(Version::ZERO)
     }

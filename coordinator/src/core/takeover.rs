@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 
 use quorate_protocol::ids::{Epoch, NodeId};
+use quorate_protocol::mutant::{self, Mutant};
 use quorate_protocol::rpc::Declined;
 use quorate_protocol::rpc::appoint::Appointment;
 use quorate_protocol::rpc::registry::{Claim, RegistryError};
@@ -155,7 +156,7 @@ impl Core {
         // Learners promise too, but only members of the active view count (design §3.2).
         let counted: Vec<_> = prepared
             .iter()
-            .filter(|(node, _)| self.active.contains(**node))
+            .filter(|(node, _)| self.active.contains(**node) || mutant::is_on(Mutant::CountLearner))
             .map(|(node, answer)| (answer.position, *node))
             .collect();
         let Some(own) = prepared.get(&self.me) else { return };
@@ -359,7 +360,8 @@ impl Core {
     /// More is held durably: asks for activation once a write quorum holds the barrier.
     pub(super) fn try_activate(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         if matches!(self.phase, Phase::Barring)
-            && self.streams.held_by_quorum(&self.view.members) >= self.barrier
+            && (self.streams.held_by_quorum(&self.view.members) >= self.barrier
+                || mutant::is_on(Mutant::ActivateBeforeBarrier))
         {
             self.phase = Phase::Activating { asked_at: now };
             effects.push(Effect::Activate(self.claim()));

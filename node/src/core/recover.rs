@@ -35,3 +35,58 @@ pub fn reconcile(
     }
     Vec::new()
 }
+
+#[cfg(test)]
+mod tests {
+    use quorate_protocol::ids::History;
+
+    use super::*;
+
+    /// The base and the epochs of the log, durable applied as it knows it, applied of the state,
+    /// whether that was lost; what the log is told, and why.
+    type Row<'a> = (Version, &'a [u64], Version, Version, bool, Vec<LogOp>, &'a str);
+
+    /// A log with this base, that ends in entries of these epochs.
+    fn shape(base: Version, epochs: &[u64]) -> Shape {
+        let mut shape = Shape::empty(base);
+        for (epoch, index) in epochs.iter().zip(base.index.0 + 1..) {
+            shape.push(Version::new(*epoch, index));
+        }
+        shape
+    }
+
+    fn meta(durable_applied: Version) -> Meta {
+        Meta { durable_applied, ..Meta::default() }
+    }
+
+    #[test]
+    fn what_the_log_is_told() {
+        let v = Version::new;
+        let rebase = |to| vec![LogOp::Rebase(to)];
+        let marked = |to| vec![LogOp::Mark(true), LogOp::Rebase(to)];
+        let table: &[Row<'_>] = &[
+            (v(1, 0), &[1, 1, 1], v(1, 2), v(1, 2), false, vec![], "they agree"),
+            (v(1, 0), &[1, 1, 1], v(1, 2), v(1, 1), false, vec![], "the log is replayed"),
+            (v(1, 5), &[1, 1], v(1, 6), v(1, 3), false, marked(v(1, 3)), "the log begins too late"),
+            (v(1, 0), &[1, 1], v(1, 2), v(0, 0), true, marked(v(0, 0)), "the base is not zero"),
+            (v(0, 0), &[1, 1], v(1, 2), v(0, 0), true, vec![], "all of it is in the log"),
+            (v(1, 0), &[1], v(1, 1), v(2, 4), false, rebase(v(2, 4)), "the log ends before it"),
+            (
+                v(1, 0),
+                &[1, 1, 2, 2, 2],
+                v(1, 1),
+                v(3, 4),
+                false,
+                rebase(v(3, 4)),
+                "a copy ended where a dead coordinator's tail reaches past it",
+            ),
+        ];
+        for (base, epochs, durable, applied, lost, ops, why) in table {
+            let found = (History(0), *applied);
+            let told = reconcile(&meta(*durable), &shape(*base, epochs), found, *lost);
+            assert_eq!(&told, ops, "{why}");
+        }
+        let newer = reconcile(&meta(v(1, 1)), &shape(v(0, 0), &[1]), (History(1), v(2, 3)), false);
+        assert_eq!(newer, [LogOp::History(History(1)), LogOp::Rebase(v(2, 3))], "a new history");
+    }
+}

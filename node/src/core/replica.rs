@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 
 use quorate_protocol::entry::Frame;
 use quorate_protocol::ids::{Epoch, History};
+use quorate_protocol::mutant::{self, Mutant};
 use quorate_protocol::rpc::Declined;
 use quorate_protocol::rpc::replica::{Prepare, Prepared, Pull, Pulled};
 use quorate_protocol::version::{Promise, Version};
@@ -201,8 +202,10 @@ impl Replica {
     /// Answers once everything submitted so far is durable.
     fn reply_durably(&mut self, caller: Caller, reply: Reply, effects: &mut Vec<Effect>) {
         match self.steps.back() {
-            Some((ticket, _)) => self.replies.push_back((*ticket, caller, reply)),
-            None => effects.push(Effect::Reply { caller, reply }),
+            Some((ticket, _)) if !mutant::is_on(Mutant::AcknowledgeBeforePersist) => {
+                self.replies.push_back((*ticket, caller, reply));
+            }
+            _ => effects.push(Effect::Reply { caller, reply }),
         }
     }
 
@@ -228,7 +231,8 @@ impl Replica {
     /// Raises the promise, if it must be; what was proven by the last coordinator is not proven
     /// by this one. The caller persists it, and then answers the rounds of the last coordinator.
     fn raise(&mut self, promise: Promise, ops: &mut Vec<LogOp>) {
-        if promise != self.promised {
+        let skipped = mutant::is_on(Mutant::SkipPromise) && !self.promised.admits(&promise);
+        if promise != self.promised && !skipped {
             assert!(self.promised.admits(&promise), "promises rise only (INV-3)");
             self.promised = promise;
             self.promised_at = self.next_ticket;
@@ -243,11 +247,11 @@ impl Replica {
     fn declines(&self, history: History, promise: Promise) -> Option<Declined> {
         if !self.ready {
             Some(Declined::NotReady)
-        } else if !self.promised.admits(&promise) {
+        } else if !self.promised.admits(&promise) && !mutant::is_on(Mutant::SkipPromise) {
             Some(Declined::Fenced { promised: self.promised })
         } else if history != self.history {
             Some(Declined::OtherHistory { mine: self.history })
-        } else if self.marked {
+        } else if self.marked && !mutant::is_on(Mutant::CountAmnesiac) {
             Some(Declined::Marked)
         } else {
             None

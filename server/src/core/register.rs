@@ -1,6 +1,7 @@
 //! Who a node is, and whether it lost data that it had promised.
 
 use quorate_protocol::ids::NodeId;
+use quorate_protocol::mutant::{self, Mutant};
 use quorate_protocol::rpc::registry::{Identity, Registered, Registering, RegistryError};
 use quorate_protocol::version::Version;
 use quorate_protocol::view::{Members, Registration};
@@ -31,7 +32,8 @@ impl Core {
             return Ok(self.registered(node));
         }
         self.update(node, &registering);
-        let lost = self.lost_data(node, registering.identity.as_ref());
+        let lost = self.lost_data(node, registering.identity.as_ref())
+            && !mutant::is_on(Mutant::CountAmnesiac);
         if lost {
             self.mark(node);
         }

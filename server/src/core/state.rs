@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use quorate_protocol::ids::{ClusterId, Epoch, History, NodeId, ProcessId};
+use quorate_protocol::mutant::{self, Mutant};
 use quorate_protocol::settings::Settings;
 use quorate_protocol::version::{Promise, Version};
 use quorate_protocol::view::{Directory, Members, View};
@@ -130,7 +131,11 @@ impl State {
     /// Issues a new epoch for a proposal, in place of any other.
     pub(super) fn propose(&mut self, coordinator: NodeId, members: Members, kind: Kind) -> View {
         assert!(members.contains(coordinator), "a coordinator is a member of its view");
-        let epoch = self.newest.epoch.next();
+        let mut epoch = self.newest.epoch.next();
+        let unused = self.active.as_ref().is_none_or(|view| view.epoch < self.newest.epoch);
+        if mutant::is_on(Mutant::ReuseEpoch) && unused && self.newest.epoch.0 > 0 {
+            epoch = self.newest.epoch;
+        }
         let view = View { history: self.history, epoch, coordinator, members };
         self.newest = view.promise();
         self.proposed = Some(Proposed { view: view.clone(), kind });

@@ -4,6 +4,7 @@
 //! counts, whoever asked. A survey tells nothing, so it waits for no disk.
 
 use quorate_protocol::ids::NodeId;
+use quorate_protocol::mutant::{self, Mutant};
 use quorate_protocol::rpc::appoint::Survey;
 
 use super::Core;
@@ -90,11 +91,13 @@ impl Core {
         }
         // Its position proves nothing here: it may be older than the floor the coordinator
         // reported meanwhile. Who restarted has registered, and its position was looked at then.
-        if survey.marked && !marked {
+        if survey.marked && !marked && !mutant::is_on(Mutant::CountAmnesiac) {
             self.mark(node);
         }
         Some(match survey.leaving {
-            _ if marked || survey.marked => Standing::Marked,
+            _ if (marked || survey.marked) && !mutant::is_on(Mutant::CountAmnesiac) => {
+                Standing::Marked
+            }
             true => Standing::Leaving,
             false => Standing::Fit,
         })

@@ -1,10 +1,12 @@
-//! Epochs rise; one node serves in an epoch, and only in a view that the server activated.
+//! Epochs rise; one node serves in an epoch, and only in a view that the server activated. A view
+//! that was elected has a takeover quorum of the members before it.
 
 use std::collections::BTreeMap;
 
 use quorate_protocol::ids::{Epoch, NodeId};
+use quorate_protocol::quorum::takeover_quorum;
 use quorate_protocol::view::View;
-use quorate_server::core::state::State;
+use quorate_server::core::state::{Kind, State};
 
 use super::Wrong;
 
@@ -28,6 +30,13 @@ impl Epochs {
             let view = &proposed.view;
             let first = self.issued.entry(view.epoch).or_insert_with(|| view.clone());
             self.wrong.unless(first == view, || format!("{first} and {view} have one epoch"));
+            if let (Kind::Elected, Some(active)) = (&proposed.kind, &state.active) {
+                let stay =
+                    view.members.iter().filter(|node| active.members.contains(*node)).count();
+                self.wrong.unless(stay >= takeover_quorum(active.members.len()), || {
+                    format!("{view} was elected by too few of {active}")
+                });
+            }
         }
         if let Some(view) = &state.active {
             self.active.insert(view.epoch, view.clone());

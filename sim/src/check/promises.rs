@@ -20,9 +20,9 @@ impl Promises {
         self.wrong.unless(kept, || format!("{node} promised {before}, and then {now}"));
     }
 
-    /// A process starts on what an earlier one left. `damaged`: the log says that it lost some.
-    pub(crate) fn found(&mut self, host: &str, left: &Meta, found: &Meta, damaged: bool) {
-        let kept = found.promised.epoch >= left.promised.epoch || damaged && found.marked;
+    /// A process starts on what an earlier one left. One that is marked lost some.
+    pub(crate) fn found(&mut self, host: &str, left: &Meta, found: &Meta) {
+        let kept = found.promised.epoch >= left.promised.epoch || found.marked;
         self.wrong.unless(kept, || {
             format!("{host} left {} behind, and starts with {}", left.promised, found.promised)
         });

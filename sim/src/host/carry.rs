@@ -231,7 +231,7 @@ impl Process {
                 self.out.push(Out::Server { request, then: Then::Settings, after_ms: 0 });
             }
             Effect::Peers(_) => {}
-            Effect::Stop { why } => self.fail(why),
+            Effect::Stop { why } => self.out.push(Out::Broken(why)),
         }
     }
 
@@ -482,13 +482,13 @@ impl Process {
             }
             (Then::CopyOpened, response) => {
                 return self.copy_opened(match response {
-                    Some(Response::CopyOpened(opened)) => Some(opened),
+                    Some(Response::CopyOpened(opened)) => opened.ok(),
                     _ => None,
                 });
             }
             (Then::CopyPage, response) => {
                 return self.copy_page(match response {
-                    Some(Response::CopyPage(page)) => Some(page),
+                    Some(Response::CopyPage(page)) => page.ok(),
                     _ => None,
                 });
             }

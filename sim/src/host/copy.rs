@@ -114,9 +114,9 @@ impl Process {
     }
 
     /// The source answered, or did not.
-    pub(crate) fn copy_opened(&mut self, opened: Option<Result<CopyOpened, CopyError>>) {
+    pub(crate) fn copy_opened(&mut self, opened: Option<CopyOpened>) {
         let Some(copying) = &mut self.copying else { return };
-        let Some(Ok(opened)) = opened else { return self.end_copy(false) };
+        let Some(opened) = opened else { return self.end_copy(false) };
         copying.session = opened.session;
         copying.snapshot = opened.snapshot;
         copying.whole |= opened.whole;
@@ -142,9 +142,9 @@ impl Process {
     }
 
     /// A page is here, or is not.
-    pub(crate) fn copy_page(&mut self, page: Option<Result<Page, CopyError>>) {
+    pub(crate) fn copy_page(&mut self, page: Option<Page>) {
         let Some(copying) = &mut self.copying else { return };
-        let Some(Ok(page)) = page else { return self.end_copy(false) };
+        let Some(page) = page else { return self.end_copy(false) };
         copying.forgotten = copying.forgotten.max(page.forgotten);
         copying.second.as_mut().unwrap_or(&mut self.state).merge(&page);
         self.dirty = true;

@@ -51,6 +51,8 @@ pub(crate) enum Out {
     Adopted,
     /// It cannot go on.
     Died(String),
+    /// Its core says that a promise was broken: no fault of ours may bring that about.
+    Broken(String),
     /// A copy rests before its next page.
     CopyRests,
     /// Something to count.
@@ -179,7 +181,6 @@ impl Records for Here<'_> {
 }
 
 impl Process {
-    #[expect(clippy::too_many_arguments, reason = "what a process is made of")]
     pub(super) fn new(
         now: Moment,
         seat: Seat,
@@ -377,7 +378,7 @@ impl Process {
         let durable = self.node.replica().durable_applied();
         let horizon = self.node.replica().horizon().min(old_enough).min(durable);
         if mutant!(DropTombstonesEarly) {
-            self.state.sweep(self.state.applied);
+            self.state.sweep_early();
         }
         if horizon > Version::ZERO && self.copying.is_none() {
             let before = self.state.records.len();

@@ -5,6 +5,7 @@
 //! fed, at or above what was synced last. A record may be *damaged*: then it cannot be read, until
 //! something replaces it.
 
+use std::collections::btree_map::Entry as Place;
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_protocol::entry::{Answer, Entry, Mutation, TokenId};
@@ -102,8 +103,9 @@ impl State {
     }
 
     fn remember(&mut self, row: TokenRow) {
-        if !self.by_token.contains_key(&row.token) {
-            self.by_token.insert(row.token, row.version);
+        // A request that is known keeps its first row: that is the answer it got.
+        if let Place::Vacant(vacant) = self.by_token.entry(row.token) {
+            vacant.insert(row.version);
             self.rows.insert(row.version, row);
         }
     }
@@ -147,6 +149,11 @@ impl State {
             }
             !goes
         });
+    }
+
+    /// Drops every tombstone, and tells nobody: a deliberate bug.
+    pub(crate) fn sweep_early(&mut self) {
+        self.records.retain(|_, record| record.value.is_some());
     }
 
     /// A page of what is newer than `since`, from the cursor on.

@@ -48,6 +48,7 @@ impl World {
         self.call(caller, (End::Server, NodeId(0)), request, then, SERVER_CALL_MS);
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "the network keeps what it is given")]
     fn call(
         &mut self,
         caller: Party,
@@ -162,6 +163,7 @@ impl World {
         }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "the network keeps what it is given")]
     pub(super) fn answer(&mut self, from: End, call: CallId, response: Response) {
         let Some(context) = self.inbound.remove(&call) else { return };
         let to = context.caller.end;

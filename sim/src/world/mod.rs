@@ -6,6 +6,8 @@
 //! there.
 
 mod calls;
+mod clients;
+mod machines;
 mod net;
 
 use std::cmp::Reverse;
@@ -16,15 +18,14 @@ use quorate_protocol::seeded::Seeded;
 use quorate_protocol::time::{Millis, Moment};
 use quorate_protocol::version::Version;
 
-use crate::chance::Chance;
 use crate::check::{Checks, Violation};
-use crate::client::{self, Around, Client};
+use crate::client::Client;
 use crate::figures::Figures;
 use crate::host::Host;
-use crate::host::process::{Count, Out, Process};
+use crate::host::process::Process;
 use crate::message::{CallId, End, Failure, Party, Request, Response, Then};
 use crate::plan::Plan;
-use crate::server::{Server, ServerOut};
+use crate::server::Server;
 use crate::story::Story;
 pub(crate) use net::Net;
 
@@ -95,6 +96,9 @@ pub(crate) enum Due {
         wake: u64,
     },
     Fault,
+    Amnesia {
+        lags: u32,
+    },
     Start {
         host: u32,
     },
@@ -257,7 +261,7 @@ impl World {
         }
         self.compare_states();
         for client in 0..self.clients.len() {
-            self.with_client(client, |client, around| client.end(around));
+            self.with_client(client, Client::end);
         }
         let history = self.server.state().map(|state| state.history).unwrap_or_default();
         self.checks.end(history);
@@ -266,7 +270,7 @@ impl World {
 
     fn run_until(&mut self, end: Moment, enough: impl Fn(&Self) -> bool) -> Option<Violation> {
         while self.now < end {
-            if self.figures.steps % 64 == 0 && enough(self) {
+            if self.figures.steps.is_multiple_of(64) && enough(self) {
                 return None;
             }
             self.step();
@@ -356,6 +360,7 @@ impl World {
                 }
             }
             Due::Fault => self.fault(),
+            Due::Amnesia { lags } => self.amnesia(lags),
             Due::Start { host } => self.start(host),
             Due::ServerStart => self.start_server(),
         }
@@ -374,332 +379,6 @@ impl World {
                 it.frozen_until = None;
                 then(self);
             }
-        }
-    }
-
-    // Machines.
-
-    pub(crate) fn host(&mut self, host: u32) -> &mut Host {
-        self.hosts.get_mut(&host).expect("hosts are never taken away")
-    }
-
-    pub(crate) fn start(&mut self, host: u32) {
-        let Self { hosts, plan, chance, now, .. } = self;
-        let it = hosts.get_mut(&host).expect("hosts are never taken away");
-        if it.process.is_some() {
-            return;
-        }
-        it.is_off = false;
-        match it.start(*now, plan, chance) {
-            Ok(started) => {
-                let (life, address) = (it.life, it.address());
-                if started.rot {
-                    self.figures.count("rot found");
-                }
-                if let Some(node) = it.node() {
-                    self.checks.durable.written(node, &started.entries);
-                    self.checks.durable.copied(node, started.applied);
-                }
-                if let Some((left, found)) = &started.metas {
-                    self.checks.promises.found(&address, left, found, started.rot);
-                }
-                let now = self.now;
-                self.checks.story.say(|| format!("{now} {address} starts"));
-                self.figures.count("start");
-                self.habits.insert(host, Habits::default());
-                self.after_ms(1, Due::HostTick { host, life });
-                self.with(host, |_, _, _, _| ());
-            }
-            Err(why) => self.does_not_start(host, &why),
-        }
-    }
-
-    /// While its disk fails a node may fail to start as well; once that is over it must.
-    fn does_not_start(&mut self, host: u32, why: &str) {
-        let it = self.host(host);
-        if it.disk_is_healthy() {
-            return self.trouble(format!("h{host} does not start: {why}"));
-        }
-        it.ended();
-        it.mend_disk();
-        self.figures.count("start failed");
-        self.after_ms(50, Due::Start { host });
-    }
-
-    /// Ends a process without a word; it comes back later.
-    pub(crate) fn kill(&mut self, host: u32, power: bool) -> bool {
-        let Self { hosts, chance, .. } = self;
-        let it = hosts.get_mut(&host).expect("hosts are never taken away");
-        if it.process.is_none() {
-            return false;
-        }
-        if power {
-            it.cut_power(chance);
-            it.is_off = true;
-        } else {
-            it.kill(chance);
-        }
-        let away = self.chance.between(1, self.plan.away_ms);
-        self.after_ms(away, Due::Start { host });
-        if !power {
-            self.connections_close(End::Host(host));
-        }
-        true
-    }
-
-    pub(crate) fn stop_in_order(&mut self, host: u32) -> bool {
-        let runs = self.hosts[&host].process.as_ref().is_some_and(|it| !it.is_stopping());
-        if runs {
-            self.with(host, |process, _, now, _| process.stop(now));
-        }
-        runs
-    }
-
-    /// A process ended by itself.
-    fn ended(&mut self, host: u32, why: &str) {
-        let now = self.now;
-        self.checks.story.say(|| format!("{now} h{host} ends: {why}"));
-        let it = self.host(host);
-        it.ended();
-        it.mend_disk();
-        let away = self.chance.between(1, self.plan.away_ms);
-        self.after_ms(away, Due::Start { host });
-        self.connections_close(End::Host(host));
-    }
-
-    pub(crate) fn start_server(&mut self) {
-        if !self.server.is_up() {
-            self.server.start(self.now, &mut self.chance);
-            self.after_ms(1, Due::ServerTick { life: self.server.life });
-        }
-    }
-
-    pub(crate) fn kill_server(&mut self, away_ms: u64) -> bool {
-        if !self.server.is_up() {
-            return false;
-        }
-        self.server.crash(&mut self.chance, &mut self.checks);
-        self.after_ms(away_ms, Due::ServerStart);
-        self.connections_close(End::Server);
-        true
-    }
-
-    fn host_tick(&mut self, host: u32, life: u64) {
-        self.after_ms(TICK_MS, Due::HostTick { host, life });
-        let now = self.now;
-        let mut habits = self.habits.get(&host).copied().unwrap_or_default();
-        let beats = now >= habits.beats_at;
-        let keeps_up = now >= habits.keeps_up_at;
-        if keeps_up {
-            let pause = self.chance.between(20, self.plan.disk.state_sync_ms);
-            habits.keeps_up_at = now + Millis(pause);
-        }
-        if beats && let Some(process) = &self.hosts[&host].process {
-            habits.beats_at = now + process.heartbeat();
-        }
-        self.habits.insert(host, habits);
-        self.with(host, |process, _, now, chance| {
-            process.tick();
-            if beats {
-                process.beat();
-            }
-            if keeps_up {
-                process.keep_up(now, chance);
-            }
-        });
-        let it = self.host(host);
-        let local = it.clock.now(now);
-        if it.process.as_ref().is_some_and(|process| process.may_end(local)) {
-            if let Some(state) = it.process.as_ref().map(|it| it.state().clone()) {
-                it.on_disk().sync(&state);
-            }
-            self.ended(host, "stopped in order");
-        }
-    }
-
-    /// Lets a process do something, and carries out what comes of it.
-    fn with(
-        &mut self,
-        host: u32,
-        act: impl FnOnce(&mut Process, &mut Checks, Moment, &mut Seeded),
-    ) {
-        let Some(it) = self.hosts.get_mut(&host) else { return };
-        let (now, life) = (it.clock.now(self.now), it.life);
-        let Some(process) = &mut it.process else { return };
-        act(process, &mut self.checks, now, &mut self.chance);
-        let out = process.settle(now, &mut self.checks, &mut self.chance);
-        let party = Party { end: End::Host(host), life };
-        for out in out {
-            self.carry_out(party, host, out);
-        }
-    }
-
-    fn carry_out(&mut self, party: Party, host: u32, out: Out) {
-        match out {
-            Out::Call { to, node, request, then, patience_ms } => {
-                self.call_node(party, &to, node, request, then, patience_ms);
-            }
-            Out::Server { request, then, after_ms: 0 } => self.call_server(party, request, then),
-            Out::Server { request, then, after_ms } => {
-                self.after_ms(after_ms, Due::AskServer { party, request, then });
-            }
-            Out::Answer(call, response) => self.answer(party.end, call, response),
-            Out::LogBusy => {
-                let (low, high) = self.plan.disk.sync_us;
-                let span = if self.healed { low } else { self.chance.between(low, high) };
-                let it = &self.hosts[&host];
-                let at = Moment(self.now.0 + span * it.slowness).max(it.stalled_until);
-                self.at(at, Due::LogDone { host, life: party.life });
-            }
-            Out::Identify(cluster, node) => self.host(host).identify(cluster, node),
-            Out::Fed { sync } => self.fed(host, party.life, sync),
-            Out::Adopted => {
-                let it = self.host(host);
-                if let Some(state) = it.process.as_ref().map(|process| process.state().clone()) {
-                    let applied = state.applied;
-                    it.on_disk().sync(&state);
-                    it.on_disk().older = None;
-                    if let Some(node) = it.node() {
-                        self.checks.durable.copied(node, applied);
-                    }
-                }
-            }
-            Out::CopyRests => {
-                let rest = self.chance.between(1, 40);
-                self.after_ms(rest, Due::CopyRested { host, life: party.life });
-            }
-            Out::Counted(count) => self.figures.count(name_of(count)),
-            Out::Died(why) => {
-                if why.starts_with(crate::host::carry::REFUSED) {
-                    self.trouble(format!("h{host}: {why}"));
-                }
-                self.figures.count("gave up");
-                self.ended(host, &why);
-            }
-        }
-    }
-
-    /// The state's engine was given all there is, and syncs it or not.
-    fn fed(&mut self, host: u32, life: u64, sync: bool) {
-        let it = self.host(host);
-        let Some(state) = it.process.as_ref().map(|process| process.state().clone()) else {
-            return;
-        };
-        let applied = state.applied;
-        it.on_disk().fed = Some(state);
-        if sync {
-            let span = self.chance.between(1, 15);
-            self.after_ms(span, Due::StateSynced { host, life, applied });
-        }
-    }
-
-    fn state_synced(&mut self, host: u32, applied: Version) {
-        let it = self.host(host);
-        if let Some(fed) = it.on_disk().fed.take_if(|fed| fed.applied == applied) {
-            it.on_disk().sync(&fed);
-            self.with(host, |process, _, _, _| {
-                process.node_event(quorate_node::core::event::Event::DurableApplied(applied));
-            });
-        }
-    }
-
-    fn carry_out_server(&mut self, out: Vec<ServerOut>) {
-        use quorate_server::core::effect::Effect;
-        let party = Party { end: End::Server, life: self.server.life };
-        let patience_ms = self.plan.settings.suspect_after_ms.0;
-        for out in out {
-            self.checks.story.say(|| format!("    server -> {out:?}"));
-            match out {
-                ServerOut::Answer(call, answer) => {
-                    self.answer(End::Server, call, Response::Registry(Box::new(answer)));
-                }
-                ServerOut::DiskBusy => {
-                    let (low, high) = self.plan.disk.sync_us;
-                    let span = if self.healed { low } else { self.chance.between(low, high) };
-                    let at = Moment(self.now.0 + span);
-                    self.at(at, Due::ServerDisk { life: party.life });
-                }
-                ServerOut::Stopped(why) => self.trouble(format!("the server stopped: {why}")),
-                ServerOut::Effect(Effect::Survey { round, nodes }) => {
-                    for (node, to) in nodes {
-                        let then = Then::Surveyed(round, node);
-                        self.call_node(party, &to, node, Request::Survey, then, patience_ms);
-                    }
-                }
-                ServerOut::Effect(Effect::Appoint { node, address, appointment }) => {
-                    let then = Then::Appointed(appointment.view.epoch);
-                    let request = Request::Appoint(appointment);
-                    self.call_node(party, &address, node, request, then, patience_ms);
-                }
-                ServerOut::Effect(Effect::Announce { nodes, announcement }) => {
-                    for (node, to) in nodes {
-                        let request = Request::Announce(announcement.clone());
-                        self.call_node(party, &to, node, request, Then::Nothing, patience_ms);
-                    }
-                }
-                ServerOut::Effect(_) => {}
-            }
-        }
-    }
-
-    // Clients.
-
-    fn wake(&mut self, client: usize, ms: u64) {
-        self.wakes[client] += 1;
-        let wake = self.wakes[client];
-        self.after_ms(ms, Due::Client { client, wake });
-    }
-
-    fn with_client<T>(
-        &mut self,
-        client: usize,
-        act: impl FnOnce(&mut Client, &mut Around<'_>) -> T,
-    ) -> T {
-        self.stamp += 1;
-        let mut around = Around {
-            now: self.now,
-            stamp: self.stamp,
-            keys: self.plan.keys,
-            hosts: self.hosts.len() as u32,
-            chance: &mut self.chance,
-            checks: &mut self.checks,
-            figures: &mut self.figures,
-        };
-        act(&mut self.clients[client], &mut around)
-    }
-
-    fn client_acts(&mut self, client: usize) {
-        let Some(ask) = self.with_client(client, |client, around| client.act(around)) else {
-            return self.wake(client, 50);
-        };
-        // Now and then it asks again without waiting for the answer.
-        let waits = if self.chance.percent(15) { 40 } else { CLIENT_WAITS_MS };
-        self.wake(client, waits);
-        let party = Party { end: End::Client(client), life: 0 };
-        let then = Then::Client(ask.attempt);
-        match ask.to {
-            Some(host) => {
-                let to = crate::host::address(host);
-                self.call_node(party, &to, NodeId(0), ask.request, then, CLIENT_WAITS_MS);
-            }
-            None => {
-                let request = quorate_server::core::event::Request::Coordinator;
-                self.call_server(party, request, then);
-            }
-        }
-    }
-
-    fn client_hears(&mut self, client: usize, attempt: u64, response: Option<Response>) {
-        let failed = response.is_none();
-        self.with_client(client, |client, around| client.hear(attempt, response, around));
-        let pause = if failed { 25 } else { self.chance.below(self.plan.think_ms + 1) };
-        self.wake(client, pause);
-    }
-
-    fn say_farewell(&mut self) {
-        let keys: Vec<_> = (0..self.plan.keys).map(client::key).collect();
-        for client in &mut self.clients {
-            client.say_farewell(keys.clone());
         }
     }
 
@@ -782,18 +461,5 @@ impl World {
             });
         }
         lines.join("\n  ")
-    }
-}
-
-fn name_of(count: Count) -> &'static str {
-    match count {
-        Count::Serving => "serving",
-        Count::SteppedDown => "stepped down",
-        Count::Copy => "copy",
-        Count::WholeCopy => "whole copy",
-        Count::Repair => "repair",
-        Count::Marked => "marked",
-        Count::LogDropped => "log dropped",
-        Count::Sweep => "sweep",
     }
 }

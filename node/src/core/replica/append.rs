@@ -2,6 +2,7 @@
 
 use quorate_protocol::entry::Frame;
 use quorate_protocol::ids::Index;
+use quorate_protocol::mutant::{self, Mutant};
 use quorate_protocol::rpc::replica::{Append, Appended, RoundAnswer};
 use quorate_protocol::version::Version;
 
@@ -67,7 +68,7 @@ impl Replica {
     /// everywhere; only a coordinator that broke the rules could name another.
     pub(super) fn holds(&self, version: Version) -> bool {
         match self.shape.version_at(version.index) {
-            Some(ours) => ours == version,
+            Some(ours) => ours == version || mutant::is_on(Mutant::TrustPrev),
             None => version.index <= self.applied.index,
         }
     }
@@ -92,7 +93,10 @@ impl Replica {
             .iter()
             .take_while(|frame| {
                 let version = frame.entry.version;
-                version.index <= self.applied.index || self.shape.holds(version)
+                let there = self.shape.version_at(version.index).is_some();
+                version.index <= self.applied.index
+                    || self.shape.holds(version)
+                    || there && mutant::is_on(Mutant::CutNothing)
             })
             .count();
         let fresh = frames.split_off(held);
@@ -146,7 +150,12 @@ impl Replica {
 
     /// Applies what is committed, proven and durable, all three (design §4 †).
     pub(super) fn apply(&mut self, effects: &mut Vec<Effect>) {
-        let index = self.committed.index.min(self.proven.index).min(self.durable.index);
+        let mut index = self.committed.index.min(self.proven.index).min(self.durable.index);
+        if mutant::is_on(Mutant::ApplyBeforeCommit) {
+            index = self.proven.index.min(self.durable.index);
+        } else if mutant::is_on(Mutant::ApplyUnproven) {
+            index = self.committed.index.min(self.durable.index);
+        }
         if self.copying || index <= self.applied.index {
             return;
         }
