@@ -21,7 +21,7 @@ use quorate_protocol::rpc::replica::{
     Append, Appended, Fetch, Prepare, ReplicaRequest, ReplicaResponse, Round, RoundAnswer,
 };
 use quorate_protocol::rpc::store::{
-    Change, ChangeReply, Command, Level, Read, ReadReply, StoreRequest, StoreResponse,
+    Change, ChangeReply, Command, Level, Read, ReadReply, Role, StoreRequest, StoreResponse,
 };
 use quorate_protocol::settings::Settings;
 use quorate_protocol::transport::{
@@ -89,7 +89,29 @@ impl Drop for Node {
 
 impl Node {
     fn link<Req: Message + Named, Resp: Message>(&self, service: Service) -> Link<Req, Resp> {
-        Link::new(self.address.clone(), service, KnownCluster::new(CLUSTER))
+        let (address, cluster) = (self.address.clone(), KnownCluster::new(CLUSTER));
+        match service.is_for_peers() {
+            true => Link::to_store(StoreId(1), address, service, cluster),
+            false => Link::new(address, service, cluster),
+        }
+    }
+
+    /// Before that it serves no peer.
+    async fn has_registered(&self) {
+        let link: Link<StoreRequest, StoreResponse> = self.link(Service::Store);
+        let asking = async {
+            loop {
+                let status = link.call(StoreRequest::Status {}, DEADLINE).await;
+                if let Ok(StoreResponse::Status(status)) = status
+                    && status.node.is_some()
+                    && status.role != Role::Joining
+                {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, asking).await.unwrap();
     }
 
     /// The next slow key that the engine is asked for.
@@ -247,7 +269,10 @@ async fn with_node(test: impl AsyncFnOnce(&mut Node)) {
     let mut node = Node { address, gate, asked };
     tokio::select! {
         outcome = running => panic!("the node ended: {outcome:?}"),
-        () = test(&mut node) => {}
+        () = async {
+            node.has_registered().await;
+            test(&mut node).await;
+        } => {}
     }
     server.abort();
 }
