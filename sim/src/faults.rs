@@ -185,6 +185,7 @@ impl World {
             self.figures.fault(fault.name());
             if fault.is_damage(self.plan.memory) {
                 self.damaged = Some(self.frontier());
+                self.damages += 1;
             }
         }
         let gap = self.chance.between(1, self.plan.fault_gap_ms);
@@ -311,7 +312,8 @@ impl World {
             Fault::Amnesia => {
                 self.isolate(host);
                 let after = self.chance.between(30, 400);
-                self.after_ms(after, Due::Amnesia { lags: host });
+                let damages = self.damages + 1;
+                self.after_ms(after, Due::Amnesia { lags: host, damages });
                 true
             }
             Fault::FlipLog | Fault::LoseState | Fault::AgeState | Fault::Wipe => {

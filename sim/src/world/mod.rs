@@ -98,6 +98,7 @@ pub(crate) enum Due {
     Fault,
     Amnesia {
         lags: u32,
+        damages: u64,
     },
     Start {
         host: u32,
@@ -163,6 +164,8 @@ pub(crate) struct World {
     pub(crate) healed: bool,
     /// How far things were when damage was done last.
     pub(crate) damaged: Option<Version>,
+    /// How often damage was done.
+    pub(crate) damages: u64,
     habits: BTreeMap<u32, Habits>,
     clients: Vec<Client>,
     /// Each client's next wake: an earlier one is void.
@@ -213,6 +216,7 @@ impl World {
             figures: Figures::default(),
             healed: false,
             damaged: None,
+            damages: 0,
             habits: BTreeMap::new(),
             clients: (0..plan.clients).map(Client::new).collect(),
             wakes: vec![0; plan.clients],
@@ -360,7 +364,9 @@ impl World {
                 }
             }
             Due::Fault => self.fault(),
-            Due::Amnesia { lags } => self.amnesia(lags),
+            // One loss at a time: another one meanwhile takes its place.
+            Due::Amnesia { lags, damages } if damages == self.damages => self.amnesia(lags),
+            Due::Amnesia { .. } => {}
             Due::Start { host } => self.start(host),
             Due::ServerStart => self.start_server(),
         }
