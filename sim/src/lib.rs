@@ -46,5 +46,5 @@ mod story;
 mod world;
 
 pub use batch::{Batch, Failed, run_one, run_seeds};
-pub use check::Violation;
+pub use check::{Violation, linear};
 pub use figures::Figures;

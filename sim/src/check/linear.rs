@@ -6,20 +6,23 @@
 //! operations that was reached before with the same value is not gone through again. A change whose
 //! outcome no client knows may stand anywhere behind its beginning, if the log has it at the end, and
 //! nowhere otherwise. A search that takes too long cannot tell, and that counts as a failure.
+//!
+//! The simulator collects the operations of its clients as they end; the tests with real processes
+//! have theirs judged by [`check`]. There is one search for both.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_protocol::entry::{Answer, Entry, Mutation, TokenId};
 use quorate_protocol::record::{Key, Value};
 
-use super::Wrong;
+use super::{Violation, Wrong};
 
 /// How many steps the search of one key may take.
 const STEPS_MAX: u64 = 2_000_000;
 
 /// What an operation did, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Did {
+pub enum Did {
     /// A read returned this.
     Read(Option<Value>),
     /// A write was acknowledged, or may have happened.
@@ -33,13 +36,34 @@ pub(crate) enum Did {
     Unknown(TokenId),
 }
 
-/// One operation.
+/// One operation. Its times are those of one clock for all operations, which never stands still
+/// between an end and a beginning that comes after it.
 #[derive(Clone, Debug)]
-pub(crate) struct Operation {
-    pub(crate) begun: u64,
-    /// `None`: nobody knows whether it happened.
-    pub(crate) ended: Option<u64>,
-    pub(crate) did: Did,
+pub struct Operation {
+    /// Before it was sent.
+    pub begun: u64,
+    /// After it was answered. `None`: nobody knows whether it happened.
+    pub ended: Option<u64>,
+    /// What it did, or may have done.
+    pub did: Did,
+}
+
+/// Whether one order explains all of `operations`, each with its key. For those who have no log to
+/// look into: a change whose outcome is unknown is given as what it may have done, without an end;
+/// [`Did::Unknown`] stands for one that never happened.
+///
+/// # Errors
+/// The first key whose operations no order explains, or that takes too long to tell.
+pub fn check(operations: impl IntoIterator<Item = (Key, Operation)>) -> Result<(), Violation> {
+    let mut linear = Linear::default();
+    for (key, operation) in operations {
+        linear.add(&key, operation);
+    }
+    linear.end(|_| None);
+    match linear.wrong.0 {
+        None => Ok(()),
+        Some(what) => Err(Violation { checker: "linear", what }),
+    }
 }
 
 /// All operations.
@@ -256,6 +280,15 @@ mod tests {
             read(3, 4, Some("a")),
             read(5, 6, None),
         ]));
+    }
+
+    #[test]
+    fn keys_are_judged_one_by_one_and_the_wrong_one_is_named() {
+        let on = |key: &str, operation| (Key::from(key), operation);
+        let fine = [on("a", wrote(0, 1, "x")), on("b", read(2, 3, None))];
+        assert_eq!(check(fine.clone()), Ok(()));
+        let wrong = check(fine.into_iter().chain([on("b", read(4, 5, Some("x")))])).unwrap_err();
+        assert!(wrong.checker == "linear" && wrong.what.contains("on b"), "{wrong:?}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub(crate) mod applied;
 pub(crate) mod durable;
 pub(crate) mod epochs;
 pub(crate) mod floors;
-pub(crate) mod linear;
+pub mod linear;
 pub(crate) mod once;
 pub(crate) mod promises;
 pub(crate) mod replay;
