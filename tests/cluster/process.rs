@@ -19,8 +19,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 const SHOWN_LINES: usize = 60;
 
 /// Waits until `look` finds what it looks for; panics with the last reason why not.
-pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) async fn until<T>(what: &str, look: impl AsyncFnMut() -> Result<T, String>) -> T {
+    within(PATIENCE, what, look).await
+}
+
+/// The same, with another patience.
+pub(crate) async fn within<T>(
+    patience: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         match look().await {
             Ok(found) => return found,
@@ -53,10 +62,15 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `quorate` with `args` and waits until it listens. Its log is appended to `log`.
     pub(crate) async fn start(args: Vec<OsString>, log: &Path) -> Self {
+        Self::start_by(quorate(args), log).await
+    }
+
+    /// The same, with a command that becomes `quorate`.
+    pub(crate) async fn start_by(mut command: Command, log: &Path) -> Self {
         let talk = File::options().create(true).append(true).open(log).unwrap();
         // Standard input is held for as long as this test lives: whatever becomes of the test,
         // the process does not outlive it.
-        let mut child = quorate(args)
+        let mut child = command
             .args(["--announce", "--parent-pipe"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
