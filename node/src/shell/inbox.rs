@@ -35,6 +35,8 @@ pub(crate) enum Input {
     LogBytes(u64),
     /// The state has room for more, or something of it is on disk.
     State,
+    /// A sync that the log waited for is done.
+    Synced,
     /// A key that a request waits for was read.
     Read(Key),
     /// A snapshot for a copy.

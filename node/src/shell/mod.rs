@@ -385,6 +385,7 @@ impl Shell {
             Input::LogBytes(bytes) => self.log_bytes = bytes,
             // Writes that waited for room leave when this burst is settled.
             Input::State => {}
+            Input::Synced => self.synced(),
             Input::Read(key) => self.was_read(&key),
             Input::Snapshot(taken) => self.snapshot_taken(*taken),
             Input::Scrubbed(scrub) => self.scrubbed(scrub),

@@ -34,6 +34,8 @@ pub(super) struct Upkeep {
     samples: VecDeque<(Moment, Version)>,
     scrub_after: Option<Key>,
     scrubbing: bool,
+    /// A sync that [`Shell::make_room`] asked for is under way.
+    syncing: bool,
 }
 
 /// What one step of the scrub came to.
@@ -56,6 +58,7 @@ impl Shell {
             self.state.set_dedup_window(self.node.settings().dedup_window);
         }
         self.shorten_log();
+        self.make_room();
         self.sweep(now);
         self.scrub();
     }
@@ -73,6 +76,30 @@ impl Shell {
         let pinned = self.copies.pinned().filter(|_| self.log_bytes <= settings.log_bytes_max / 2);
         let through = pinned.map_or(durable, |version| version.index.min(durable));
         self.logger.shorten(through, tail_bytes);
+    }
+
+    /// Writes wait while the log takes more than it may, and it keeps what the state lacks on disk
+    /// (INV-7): then the state is synced at once, not when its time has come.
+    fn make_room(&mut self) {
+        let is_full = self.log_bytes > self.node.settings().log_bytes_max;
+        let is_synced = self.node.replica().durable_applied() >= self.state.applied();
+        if !is_full || is_synced || self.upkeep.syncing {
+            return;
+        }
+        self.upkeep.syncing = true;
+        let inbox = self.inbox.clone();
+        self.state.sync(move |synced| {
+            inbox.put(match synced {
+                Ok(_) => Input::Synced,
+                Err(error) => Input::StateFailed(error),
+            });
+        });
+    }
+
+    /// The sync of [`Shell::make_room`] is done: what it made durable can leave the log.
+    pub(super) fn synced(&mut self) {
+        self.upkeep.syncing = false;
+        self.shorten_log();
     }
 
     /// Drops tombstones that every member has on disk and that are older than the retention.
