@@ -66,15 +66,20 @@ impl Cluster {
         let mut cluster = Self { server: None, nodes: BTreeMap::new(), network, dir };
         cluster.start_server().await;
         for _ in 0..nodes {
-            let dir = cluster.dir.path().join(format!("node-{}", cluster.nodes.len() + 1));
-            cluster.join(dir).await;
+            cluster.join().await;
         }
         cluster.healed().await;
         cluster
     }
 
-    /// A node on the next host, with its data in `dir`; returns once it has its number.
-    pub(crate) async fn join(&mut self, dir: PathBuf) -> Host {
+    /// A node on the next host; returns once it has its number.
+    pub(crate) async fn join(&mut self) -> Host {
+        let dir = self.dir.path().join(format!("node-{}", self.nodes.len() + 1));
+        self.join_with(dir).await
+    }
+
+    /// The same, with its data in `dir`.
+    pub(crate) async fn join_with(&mut self, dir: PathBuf) -> Host {
         let host = Host(FIRST_NODE + u8::try_from(self.nodes.len()).unwrap());
         let process = self.run_node(host, &dir).await;
         let id = within(HEALED_MAX, &format!("{host:?} registers"), async || {
@@ -110,6 +115,10 @@ impl Cluster {
         let args = ["node", "--listen", &listen, "--server", &server, "--data"];
         let args = args.map(OsString::from).into_iter().chain([dir.into()]);
         Process::start_by(there(host, args), &self.log_path(host)).await
+    }
+
+    pub(crate) fn is_up(&mut self, host: Host) -> bool {
+        self.slot(host).is_some()
     }
 
     /// kill -9.

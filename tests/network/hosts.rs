@@ -79,7 +79,7 @@ impl Network {
 
     /// Nothing that `from` sends arrives at `to` any more.
     pub(crate) fn cut(&self, from: Host, to: Host) {
-        from.ip_do(&format!("route add blackhole {}/32", to.ip())).unwrap();
+        from.ip_do(&format!("route replace blackhole {}/32", to.ip())).unwrap();
     }
 
     /// Neither arrives at the other.

@@ -70,7 +70,7 @@ macro_rules! scenario {
 }
 
 /// Those that are run by default.
-const SHORT: [Scenario; 12] = [
+const SHORT: [Scenario; 13] = [
     scenario!(any_one_process_may_be_killed),
     scenario!(all_processes_may_be_killed_at_once),
     scenario!(any_one_process_may_stand_still),
@@ -83,6 +83,7 @@ const SHORT: [Scenario; 12] = [
     scenario!(a_bit_of_a_stopped_node_may_flip),
     scenario!(a_file_of_a_stopped_node_may_be_cut_short),
     scenario!(a_line_may_be_slow),
+    scenario!(everything_may_happen_at_once),
 ];
 
 /// Those that only the long run has time for.

@@ -1,6 +1,7 @@
 //! The claims. Each breaks something under the load, sees to it that the load goes on where it should,
 //! and mends it; what must hold afterwards is the same for all and is looked at by [`Scene::end`].
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -183,7 +184,7 @@ async fn outage(scene: &mut Scene, length: Duration) {
 pub(crate) async fn a_disk_may_be_full(scene: &mut Scene) -> Result<(), Skipped> {
     // Room for the first file of a log, not for the second.
     let disk = SmallDisk::mount(28).ok_or("no small disk can be mounted")?;
-    let host = scene.cluster.join(disk.path().join("node")).await;
+    let host = scene.cluster.join_with(disk.path().join("node")).await;
     let disk = scene.disk.insert(disk);
     scene.cluster.healed().await;
     scene.load.value_bytes(128 << 10);
@@ -294,6 +295,52 @@ pub(crate) async fn processes_may_be_killed_again_and_again(
         scene.load.goes_on(usize::try_from(more).unwrap()).await;
     }
     Ok(())
+}
+
+/// Five nodes, and one fault after the other by chance, whether the last is mended or not.
+pub(crate) async fn everything_may_happen_at_once(scene: &mut Scene) -> Result<(), Skipped> {
+    const STEPS: usize = 40;
+    for _ in 0..2 {
+        scene.cluster.join().await;
+    }
+    scene.cluster.healed().await;
+    let mut still = BTreeSet::new();
+    for _ in 0..STEPS {
+        let all = scene.cluster.all();
+        let host = *scene.chance.pick(&all).expect("there are some");
+        let other = *scene.chance.pick(&all).expect("there are some");
+        match scene.chance.below(8) {
+            0 | 1 if scene.cluster.is_up(host) => {
+                scene.cluster.kill(host);
+                scene.kills += 1;
+                still.remove(&host);
+            }
+            2 if scene.cluster.is_up(host) => {
+                scene.cluster.process(host).pause().await;
+                still.insert(host);
+            }
+            3 => move_on(&scene.cluster, &mut still),
+            4 if host != other => scene.cluster.network.cut(host, other),
+            5 => scene.cluster.network.heal(),
+            _ if !scene.cluster.is_up(host) => scene.cluster.restart(host).await,
+            _ => {}
+        }
+        lasts(Duration::from_millis(scene.chance.below(600))).await;
+    }
+    move_on(&scene.cluster, &mut still);
+    for host in scene.cluster.all() {
+        if !scene.cluster.is_up(host) {
+            scene.cluster.restart(host).await;
+        }
+    }
+    Ok(())
+}
+
+/// Whoever stands still continues.
+fn move_on(cluster: &Cluster, still: &mut BTreeSet<Host>) {
+    for host in std::mem::take(still) {
+        cluster.process(host).signal(Signal::CONT);
+    }
 }
 
 /// The length of a fault: nothing is waited for.
