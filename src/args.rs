@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::up::runtime::Whom;
+use crate::script::Whom;
 
 /// Where `quorate up` keeps a cluster unless told otherwise.
 pub(crate) const DATA_DEFAULT: &str = ".quorate";

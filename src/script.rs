@@ -8,7 +8,10 @@
 //! The first word is a command, the others are what it takes. Besides there is the one-line form
 //! of the program that Quorate descends from: `R,key`, `W,key,value`, `D,key`, `T,milliseconds`.
 
-use crate::up::runtime::Whom;
+use std::fmt;
+use std::str::FromStr;
+
+use quorate_protocol::ids::NodeId;
 
 /// The longest line.
 pub(crate) const LINE_BYTES_MAX: usize = 4 << 20;
@@ -53,6 +56,35 @@ pub(crate) enum Step {
     Restart { whom: Whom },
     Help,
     Quit,
+}
+
+/// One of the processes, as orders name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whom {
+    Server,
+    Node(NodeId),
+}
+
+impl FromStr for Whom {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("server") {
+            return Ok(Self::Server);
+        }
+        text.parse()
+            .map(Self::Node)
+            .map_err(|_| format!("'{text}' is no node; write its number, such as 2, or 'server'"))
+    }
+}
+
+impl fmt::Display for Whom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server => write!(f, "the server"),
+            Self::Node(id) => write!(f, "{id}"),
+        }
+    }
 }
 
 /// The command on a line; `None` where there is none.
@@ -171,8 +203,6 @@ fn quoted(letters: &mut impl Iterator<Item = char>) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use quorate_protocol::ids::NodeId;
-
     use super::*;
 
     fn write(key: &str, value: &str) -> Step {

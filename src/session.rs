@@ -10,9 +10,8 @@ use tracing::Instrument;
 use crate::args::{Ask, How, Level};
 use crate::exit::{Code, Failure};
 use crate::output::{Said, data, talk};
-use crate::script::{HELP, Step};
+use crate::script::{HELP, Step, Whom};
 use crate::status::Snapshot;
-use crate::up::runtime::Whom;
 use crate::value::take_value;
 
 /// How long `status` in a session waits for those that do not answer.

@@ -12,9 +12,10 @@ use rustix::process::Signal;
 
 use super::child::{Spec, Started, start};
 use super::process::{LOOK_INTERVAL, Process, wait_gone};
-use super::runtime::{NodeEntry, Runtime, ServerEntry, Whom};
+use super::runtime::{NodeEntry, Runtime, ServerEntry};
 use crate::exit::Failure;
 use crate::output::talk;
+use crate::script::Whom;
 use crate::session::Order;
 
 /// How long the server may take to give a node its number.

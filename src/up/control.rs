@@ -14,10 +14,11 @@ use rustix::process::Signal;
 
 use super::cluster::{Cluster, KILL_TIMEOUT, STOP_TIMEOUT};
 use super::process::{LOOK_INTERVAL, Process, holders, wait_gone};
-use super::runtime::{Runtime, Whom};
+use super::runtime::Runtime;
 use crate::args::{DATA_DEFAULT, NODES_MAX};
 use crate::exit::{Code, Failure};
 use crate::output::talk;
+use crate::script::Whom;
 use crate::session::Order;
 
 /// Where orders are put.

@@ -6,12 +6,10 @@
 //! The directory itself is locked. Every child inherits the lock, so the directory is in use for
 //! as long as one of them lives, also when `quorate up` was killed or has detached.
 
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use anyhow::Context;
 use quorate_protocol::ids::NodeId;
@@ -55,35 +53,6 @@ pub(crate) struct NodeEntry {
     pub(crate) id: Option<NodeId>,
     pub(crate) address: String,
     pub(crate) process: Process,
-}
-
-/// One of the processes, as orders name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Whom {
-    Server,
-    Node(NodeId),
-}
-
-impl FromStr for Whom {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text.eq_ignore_ascii_case("server") {
-            return Ok(Self::Server);
-        }
-        text.parse()
-            .map(Self::Node)
-            .map_err(|_| format!("'{text}' is no node; write its number, such as 2, or 'server'"))
-    }
-}
-
-impl fmt::Display for Whom {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Server => write!(f, "the server"),
-            Self::Node(id) => write!(f, "{id}"),
-        }
-    }
 }
 
 impl Runtime {
