@@ -11,6 +11,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
+use crate::exact;
 use crate::ids::{ClientId, Index, RequestNumber};
 use crate::record::{Key, Value};
 use crate::version::Version;
@@ -216,7 +217,7 @@ impl Frames {
         if crc32c::crc32c(&body) != checksum {
             return Err(BadBatch::Damaged { at });
         }
-        let entry = postcard::from_bytes(&body).map_err(|_| BadBatch::Damaged { at })?;
+        let entry = exact::decode(&body).ok_or(BadBatch::Damaged { at })?;
         self.at = end;
         Ok(Some(Frame { entry, start: at, end }))
     }
@@ -298,6 +299,19 @@ mod tests {
         let frames = decode_batch(Version::new(1, 4), &batch(&entries)).unwrap();
         assert_eq!(frames.iter().map(|f| f.entry.clone()).collect::<Vec<_>>(), entries);
         assert!(frames.windows(2).all(|pair| pair[0].end == pair[1].start));
+    }
+
+    #[test]
+    fn a_byte_behind_an_entry_is_damage() {
+        let mut bytes = batch(&[entry(2, 5, b"x")]).to_vec();
+        bytes.push(0);
+        let body = bytes.split_off(FRAME_HEADER_BYTES);
+        let length = u32::try_from(body.len()).unwrap();
+        bytes[..4].copy_from_slice(&length.to_le_bytes());
+        bytes[4..].copy_from_slice(&crc32c::crc32c(&body).to_le_bytes());
+        bytes.extend(body);
+        let error = decode_batch(Version::new(1, 4), &Bytes::from(bytes)).unwrap_err();
+        assert_eq!(error, BadBatch::Damaged { at: 0 });
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use quorate_protocol::exact;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::core::state::State;
@@ -215,7 +216,12 @@ fn take(file: File, how: FlockOperation, dir: &Path) -> Result<File, StoreError>
     }
 }
 
-fn encode(state: &State) -> Vec<u8> {
+/// A state as its file holds it.
+///
+/// # Panics
+/// When it is longer than [`STATE_BYTES_MAX`]: registrations are bounded.
+#[must_use]
+pub fn encode(state: &State) -> Vec<u8> {
     let body = postcard::to_stdvec(state).expect("encoding into memory cannot fail");
     assert!(body.len() <= STATE_BYTES_MAX, "registrations are bounded");
     let length = u32::try_from(body.len()).expect("bounded above");
@@ -228,7 +234,11 @@ fn encode(state: &State) -> Vec<u8> {
     bytes
 }
 
-fn decode(path: &Path, bytes: &[u8]) -> Result<State, StoreError> {
+/// The state that a file holds, which errors call `path`.
+///
+/// # Errors
+/// When these bytes are none that `encode` made.
+pub fn decode(path: &Path, bytes: &[u8]) -> Result<State, StoreError> {
     let damaged = |why: &str| StoreError::Damaged { file: path.to_owned(), why: why.to_owned() };
     let Some((header, body)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
         return Err(damaged("it is too short"));
@@ -251,7 +261,7 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<State, StoreError> {
     if crc32c::crc32c(body) != checksum {
         return Err(damaged("its checksum does not match"));
     }
-    postcard::from_bytes(body).map_err(|_| damaged("its contents make no sense"))
+    exact::decode(body).ok_or_else(|| damaged("its contents make no sense"))
 }
 
 fn failed(doing: &'static str, path: &Path, why: io::Error) -> StoreError {
@@ -289,6 +299,18 @@ mod tests {
             .collect();
         files.sort();
         files
+    }
+
+    #[test]
+    fn a_byte_behind_the_state_is_damage() {
+        let mut file = encode(&state());
+        file.push(0);
+        let length = u32::try_from(file.len() - HEADER_BYTES).unwrap();
+        file[12..16].copy_from_slice(&length.to_le_bytes());
+        let checksum = crc32c::crc32c(&file[HEADER_BYTES..]);
+        file[16..20].copy_from_slice(&checksum.to_le_bytes());
+        let error = decode(Path::new(STATE_FILE), &file).unwrap_err();
+        assert!(error.to_string().contains("make no sense"), "{error}");
     }
 
     #[test]

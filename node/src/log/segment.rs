@@ -14,6 +14,7 @@
 
 use std::fmt;
 
+use quorate_protocol::exact;
 use quorate_protocol::ids::StoreId;
 use quorate_protocol::version::Version;
 use serde::{Deserialize, Serialize};
@@ -85,7 +86,7 @@ impl SegmentHeader {
         if format != FORMAT {
             return Err(BadHeader::Format(format));
         }
-        postcard::from_bytes(&whole[BODY_AT..]).map_err(|_| BadHeader::Damaged)
+        exact::decode(&whole[BODY_AT..]).ok_or(BadHeader::Damaged)
     }
 }
 

@@ -75,6 +75,8 @@ use quorate_protocol::record::{Digest, Key, Record, Value};
 use quorate_protocol::rpc::bulk::{Cursor, Page, TokenRow};
 use quorate_protocol::version::Version;
 
+#[doc(hidden)]
+pub use self::disk::decode;
 pub use self::disk::{Contents, DiskState, Finding, Identity, Look, look, set_aside, verify};
 pub use self::error::{OpenError, StateError};
 pub use self::feeder::Feeder;

@@ -137,6 +137,28 @@ impl Hello {
     pub(crate) fn encode(&self, status: Status) -> [u8; HELLO_BYTES] {
         encode_raw(self, self.service as u8, status)
     }
+
+    /// The hello as a dialer says it.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; HELLO_BYTES] {
+        self.encode(Status::Welcome)
+    }
+
+    /// What an acceptor makes of a dialer's first bytes: a hello, or the status it answers with;
+    /// `None` where it says nothing. For hostile bytes (`fuzz/`): a [`Listener`](super::Listener)
+    /// does the same behind a socket.
+    #[doc(hidden)]
+    pub async fn hear(
+        stream: &mut (impl AsyncRead + Unpin),
+        cluster: ClusterId,
+        store: StoreId,
+        served: &'static [Service],
+    ) -> Option<Result<Self, u8>> {
+        let theirs = read_hello(stream).await.ok()?;
+        let host = Host { cluster: KnownCluster::new(cluster), store, served };
+        Some(host.judge(&theirs).map_err(|status| status as u8))
+    }
 }
 
 fn encode_raw(hello: &Hello, service: u8, status: Status) -> [u8; HELLO_BYTES] {

@@ -103,7 +103,7 @@ fn check_database(database: &Path, depth: Depth, findings: &mut Vec<Finding>) {
 }
 
 /// A table as a list names it.
-struct Listed {
+pub(super) struct Listed {
     id: u64,
     checksum: u128,
 }
@@ -145,7 +145,7 @@ fn read_list(dir: &Path) -> Result<(PathBuf, Vec<u8>), Finding> {
 
 /// The tables that a list names. The list's checksum was right, so what is wrong here is another
 /// version of fjall.
-fn parse_list(list: &[u8]) -> Result<Vec<Listed>, &'static str> {
+pub(super) fn parse_list(list: &[u8]) -> Result<Vec<Listed>, &'static str> {
     const UNREADABLE: &str = "a list of tables that cannot be read";
     let archive = sfa::Reader::from_reader(&mut io::Cursor::new(list)).map_err(|_| UNREADABLE)?;
     let section = archive.toc().section(b"tables").ok_or(UNREADABLE)?;

@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use quorate_protocol::exact;
 use quorate_protocol::ids::{ClusterId, History, StoreId};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -47,8 +48,8 @@ pub struct Identity {
 /// What `head` says, behind magic and format.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Head {
-    store: StoreId,
-    cluster: ClusterId,
+    pub(super) store: StoreId,
+    pub(super) cluster: ClusterId,
     /// The state's history.
     pub(super) history: History,
     /// The generation that counts.
@@ -142,7 +143,13 @@ pub(super) fn read_head(dir: &Path) -> Result<Head, OpenError> {
         }
         Err(error) => return Err(OpenError::Io { dir: dir.to_owned(), error }),
     };
-    let body = rows::unsealed(&bytes).ok_or_else(|| damaged("its file 'head' is damaged"))?;
+    decode_head(dir, &bytes)
+}
+
+/// What the bytes of `head` say, in the state in `dir`.
+pub(super) fn decode_head(dir: &Path, bytes: &[u8]) -> Result<Head, OpenError> {
+    let damaged = |why: &str| OpenError::Damaged { dir: dir.to_owned(), why: why.to_owned() };
+    let body = rows::unsealed(bytes).ok_or_else(|| damaged("its file 'head' is damaged"))?;
     let body = body.strip_prefix(MAGIC).ok_or_else(|| damaged("its file 'head' is not one"))?;
     let (format, body) =
         body.split_first_chunk().ok_or_else(|| damaged("its file 'head' is too short"))?;
@@ -150,7 +157,7 @@ pub(super) fn read_head(dir: &Path) -> Result<Head, OpenError> {
     if found != FORMAT {
         return Err(OpenError::UnknownFormat { dir: dir.to_owned(), found });
     }
-    postcard::from_bytes(body).map_err(|_| damaged("its file 'head' cannot be read"))
+    exact::decode(body).ok_or_else(|| damaged("its file 'head' cannot be read"))
 }
 
 /// Where a generation is.
@@ -198,15 +205,19 @@ fn make(root: &Path, identity: &Identity) -> io::Result<()> {
     sync_dir(root)
 }
 
-fn write_head(dir: &Path, identity: &Identity, generation: u64) -> io::Result<()> {
-    let Identity { store, cluster, history } = *identity;
-    let head = Head { store, cluster, history, generation };
+/// A head as bytes.
+pub(super) fn encode_head(head: &Head) -> Vec<u8> {
     let mut body = MAGIC.to_vec();
     body.extend_from_slice(&FORMAT.to_le_bytes());
-    body.extend(postcard::to_stdvec(&head).map_err(io::Error::other)?);
+    body.extend(postcard::to_stdvec(head).expect("encoding into memory cannot fail"));
+    rows::sealed(&body)
+}
+
+fn write_head(dir: &Path, identity: &Identity, generation: u64) -> io::Result<()> {
+    let Identity { store, cluster, history } = *identity;
     let next = dir.join(HEAD_NEXT);
     let mut file = File::create(&next)?;
-    file.write_all(&rows::sealed(&body))?;
+    file.write_all(&encode_head(&Head { store, cluster, history, generation }))?;
     file.sync_all()?;
     fs::rename(next, dir.join(HEAD))?;
     sync_dir(dir)

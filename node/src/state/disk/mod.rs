@@ -41,6 +41,8 @@
 //! that into an error, and is the only place that does.
 
 mod check;
+#[doc(hidden)]
+pub mod decode;
 mod home;
 mod look;
 mod rows;

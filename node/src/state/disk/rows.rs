@@ -15,6 +15,7 @@
 //! A dedup row's name holds both ends of its span, so that it is known without reading the row
 //! which requests are in it. Spans do not overlap.
 
+use quorate_protocol::exact;
 use quorate_protocol::ids::Index;
 use quorate_protocol::record::{Key, Record, Value};
 use quorate_protocol::rpc::bulk::TokenRow;
@@ -145,7 +146,7 @@ pub(super) fn encode_tokens(rows: &[TokenRow]) -> Vec<u8> {
 
 /// Dedup rows from their bytes.
 pub(super) fn decode_tokens(row: &[u8]) -> Option<Vec<TokenRow>> {
-    postcard::from_bytes(unsealed(row)?).ok()
+    exact::decode(unsealed(row)?)
 }
 
 /// `body` behind its checksum.
@@ -203,6 +204,14 @@ mod tests {
             row[at] ^= flip;
             prop_assert_eq!(decode_record(&key, &row), None);
         }
+    }
+
+    #[test]
+    fn a_byte_behind_dedup_rows_is_damage() {
+        let row = encode_tokens(&[]);
+        assert_eq!(decode_tokens(&row), Some(Vec::new()));
+        let longer = [unsealed(&row).unwrap(), &[0]].concat();
+        assert_eq!(decode_tokens(&sealed(&longer)), None);
     }
 
     #[test]
