@@ -1,6 +1,6 @@
 //! What one op does to a log's shape and metadata: the rules that every kind of log shares.
 
-use quorate_protocol::entry::decode_batch;
+use quorate_protocol::entry::{FRAME_HEADER_BYTES, decode_batch};
 use quorate_protocol::version::Version;
 
 use super::shape::Shape;
@@ -31,8 +31,8 @@ impl Book {
             LogOp::Rebase(base) => self.restart(*base),
             LogOp::DurableApplied(applied) => {
                 ensure(*applied >= self.meta.durable_applied, "durable applied never falls")?;
-                ensure(*applied <= self.shape.last(), "what is applied is in the log or below it")?;
                 self.meta.durable_applied = *applied;
+                self.check()?;
             }
             LogOp::Mark(marked) => self.meta.marked = *marked,
             LogOp::History(history) => {
@@ -41,6 +41,13 @@ impl Book {
             }
         }
         Ok(())
+    }
+
+    /// The rule that holds between ops, as far as it does not take the whole log to say so.
+    pub(super) fn check(&self) -> Result<(), Broken> {
+        let (applied, last) = (self.meta.durable_applied, self.shape.last());
+        let within = applied <= last && applied.index <= last.index;
+        ensure(within, "what is applied is in the log or below it")
     }
 
     fn append(&mut self, prev: Version, batch: &[u8], last: Version) -> Result<(), Broken> {
@@ -57,8 +64,10 @@ impl Book {
         if last.epoch != prev.epoch {
             return self.extend_by_frames(batch, last);
         }
-        // Epochs never fall, so everything in between is of this epoch too.
-        ensure(last.index > prev.index, "an append says where it ends")?;
+        // Epochs never fall, so everything in between is of this epoch too. Each entry has a frame.
+        let count = last.index.0.saturating_sub(prev.index.0);
+        let frames_max = (batch.len() / FRAME_HEADER_BYTES) as u64;
+        ensure((1..=frames_max).contains(&count), "an append says where it ends")?;
         self.shape.extend(last);
         Ok(())
     }
@@ -71,7 +80,7 @@ impl Book {
             let (this, behind) = rest.split_at(length.ok_or("a batch consists of frames")?);
             let version = frame::version(this).ok_or("a frame holds an entry")?;
             let before = self.shape.last();
-            let follows = version.index == before.index.next() && version.epoch >= before.epoch;
+            let follows = version.index.follows(before.index) && version.epoch >= before.epoch;
             ensure(follows, "entries follow one another")?;
             self.shape.push(version);
             rest = behind;

@@ -129,7 +129,7 @@ impl Chain {
             None if self.rot.is_none() => {
                 let was = others.iter().filter(|name| !matches!(name, FileName::New(_)));
                 match was.map(|name| name.number()).max() {
-                    Some(number) => number + 1,
+                    Some(number) => number.saturating_add(1),
                     None => return Ok(()),
                 }
             }

@@ -188,6 +188,7 @@ impl<F: Files> DiskLog<F> {
     }
 
     fn write_group(&mut self, ops: &[LogOp]) -> io::Result<()> {
+        let next = self.sequence.checked_add(1).ok_or_else(no_number_left)?;
         let bytes = group::lay_out(&mut self.head, ops) as u64;
         if self.segments.back().is_none_or(|segment| segment.bytes - segment.used < bytes) {
             self.start_segment(bytes)?;
@@ -200,14 +201,14 @@ impl<F: Files> DiskLog<F> {
         }
         let written = segment.append(&self.head, ops);
         written.map_err(|error| at(FileName::Segment(segment.number), &error))?;
-        self.sequence += 1;
+        self.sequence = next;
         Ok(())
     }
 
     /// Begins the next segment, with room for a group of this length.
     fn start_segment(&mut self, group_bytes: u64) -> io::Result<()> {
         let needed = (segment::HEADER_BYTES as u64 + group_bytes).next_multiple_of(ROUND_BYTES);
-        let number = self.newest + 1;
+        let number = self.newest.checked_add(1).ok_or_else(no_number_left)?;
         let header = SegmentHeader {
             store: self.options.store,
             number,
@@ -312,6 +313,11 @@ impl<File: LogFile> Segment<File> {
         self.used = end;
         Ok(())
     }
+}
+
+/// No log counts that far: somebody put a file there, or wrote one.
+fn no_number_left() -> io::Error {
+    io::Error::other("there is no number left for what comes next; start in an empty directory")
 }
 
 /// Says which file it was.

@@ -110,7 +110,7 @@ impl Replay {
             return Err(OpenError::Broken { file: name.to_owned(), offset: 0, rule });
         }
         book.meta = header.meta;
-        Ok(())
+        book.check().map_err(|rule| OpenError::Broken { file: name.to_owned(), offset: 0, rule })
     }
 
     fn group(
@@ -131,7 +131,7 @@ impl Replay {
                 at += batch.len() as u64;
             }
         }
-        self.sequence += 1;
+        self.sequence = self.sequence.checked_add(1).ok_or("sequence numbers do not wrap")?;
         self.groups += 1;
         Ok(())
     }

@@ -5,6 +5,7 @@
 mod crash;
 mod damage;
 mod errors;
+mod hostile;
 mod memory;
 mod model;
 mod real;
