@@ -4,6 +4,7 @@
 //! members to propose to the server.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use quorate_protocol::ids::NodeId;
 use quorate_protocol::rpc::Declined;
@@ -39,7 +40,7 @@ struct Standing {
     member_since: Moment,
     /// Evicted then, the last time: what it acknowledged before does not show that it is back.
     evicted_at: Option<Moment>,
-    /// It announced that it stops: not evicted for silence before this.
+    /// It announced that it stops: not evicted for silence before this, if it can come back.
     leaving_until: Option<Moment>,
 }
 
@@ -167,7 +168,7 @@ impl Membership {
         settings: &Settings,
     ) -> bool {
         let leaving = self.standing.get(&node).and_then(|standing| standing.leaving_until);
-        if leaving.is_some_and(|until| now < until) {
+        if leaving.is_some_and(|until| now < until) && self.comes_back(node) {
             return false;
         }
         let reported = self.ballots.get(&node).is_some_and(|ballot| {
@@ -180,6 +181,14 @@ impl Membership {
             .and_then(|stream| stream.waiting_since)
             .is_some_and(|since| now >= since + patience);
         reported || stuck
+    }
+
+    /// Whether a node that stops can come back as the same: one that kept nothing on disk cannot,
+    /// nor one at whose address another registered since.
+    fn comes_back(&self, node: NodeId) -> bool {
+        let Some(known) = self.nodes.get(&node) else { return true };
+        let later = (Bound::Excluded(node), Bound::Unbounded);
+        known.durable && self.nodes.range(later).all(|(_, other)| other.address != known.address)
     }
 
     /// A learner that is alive, within one batch of the end, and not just evicted.

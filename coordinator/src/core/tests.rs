@@ -23,7 +23,8 @@
 //! delete TICKET KEY [token=] [born=] [for=]
 //! read TICKET KEY [for=] [times=]     the key is the text so many times over
 //! activated [refused=] [lost=], proposed EPOCH MEMBER… | refused | lost
-//! live [newest=e2/n2] [nodes=n1,n2] [refused=] [lost=]
+//! live [newest=e2/n2] [nodes=n1,n2] [memory=n2] [instead=n2,n4] [refused=] [lost=]
+//!                                 memory: keeps nothing; instead: they share an address
 //! report REPORTER SILENT [epoch=], leaving NODE [back=], stop
 //! set NAME VALUE                  a setting, from the server's next answer on
 //! wait MS                         ticks every 10 ms
@@ -276,7 +277,17 @@ impl Runner {
         } else if args.flag("refused") {
             Ok(Err(RegistryError::Stale { epoch, newest }))
         } else {
-            let (settings, nodes) = (self.settings.clone(), directory(&nodes));
+            let (settings, mut nodes) = (self.settings.clone(), directory(&nodes));
+            for node in args.key_as("memory", members)?.unwrap_or_default().iter() {
+                nodes.entry(node).and_modify(|known| known.durable = false);
+            }
+            let instead = args.key_as("instead", members)?.unwrap_or_default();
+            if let Some(first) = instead.iter().next() {
+                let address = nodes[&first].address.clone();
+                for node in instead.iter() {
+                    nodes.entry(node).and_modify(|known| known.address.clone_from(&address));
+                }
+            }
             Ok(Ok(Box::new(LiveAnswer { settings, nodes, newest })))
         };
         Ok(self.step(Event::Live { epoch, answer }))
