@@ -180,6 +180,13 @@ impl Client {
         Some(Task::Change(Change { token, command }))
     }
 
+    /// The network repeats what it asked last: a refusal of one copy says nothing of the other.
+    pub(crate) fn is_sent_twice(&mut self) {
+        if let Some(doing) = &mut self.doing {
+            doing.uncertain |= doing.out;
+        }
+    }
+
     /// An attempt was answered, or was not.
     pub(crate) fn hear(
         &mut self,

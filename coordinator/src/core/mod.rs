@@ -557,8 +557,9 @@ impl Core {
             Some((promise.coordinator, known.address.clone()))
         });
         let refused = Refused::NotCoordinator { hint };
-        self.orderer.abandon_ordered(effects);
+        // In this order: what waits may be a retry of what was ordered.
         self.orderer.refuse_waiting(&refused, effects);
+        self.orderer.abandon_ordered(effects);
         self.rounds.refuse_all(&refused, effects);
         self.streams.reset();
         self.membership.reset();

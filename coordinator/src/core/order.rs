@@ -89,7 +89,7 @@ impl Orderer {
         let waiting = Waiting { ticket, change, deadline };
         let bytes = self.waiting_bytes + waiting.bytes();
         if self.waiting.len() >= CHANGES_WAITING_MAX || bytes > CHANGES_WAITING_BYTES_MAX {
-            effects.push(refuse(ticket, Refused::Busy));
+            effects.push(self.turn_away(&waiting, Refused::Busy));
             return;
         }
         self.waiting_bytes = bytes;
@@ -139,12 +139,11 @@ impl Orderer {
         while !batch.is_full() {
             let Some(waiting) = self.waiting.pop_front() else { break };
             self.waiting_bytes -= waiting.bytes();
-            let Waiting { ticket, change: Change { token, command }, deadline } = waiting;
-            if now >= deadline {
-                // Nobody waits for it any more, and nothing of it has happened.
-                effects.push(refuse(ticket, Refused::NotServing));
+            if now >= waiting.deadline {
+                effects.push(self.turn_away(&waiting, Refused::NotServing));
                 continue;
             }
+            let Waiting { ticket, change: Change { token, command }, .. } = waiting;
             // The token first (design §4): a retry gets the first answer, whatever else holds.
             if let Some(reply) = self.known(ticket, &token, tail.index, settings, records) {
                 effects.extend(reply.map(|reply| Effect::Changed { ticket, reply }));
@@ -306,25 +305,37 @@ impl Orderer {
         self.clears.clear();
     }
 
-    /// Gives up everything that waits: none of it has happened.
+    /// Gives up everything that waits.
     pub(super) fn refuse_waiting(&mut self, refused: &Refused, effects: &mut Vec<Effect>) {
         self.waiting_bytes = 0;
-        for waiting in self.waiting.drain(..) {
-            effects.push(refuse(waiting.ticket, refused.clone()));
+        for waiting in std::mem::take(&mut self.waiting) {
+            effects.push(self.turn_away(&waiting, refused.clone()));
         }
     }
 
-    /// Refuses what has waited past its deadline.
+    /// Gives up what has waited past its deadline: nobody waits for it any more.
     pub(super) fn expire(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        let bytes = &mut self.waiting_bytes;
-        self.waiting.retain(|waiting| {
-            let keep = now < waiting.deadline;
-            if !keep {
-                *bytes -= waiting.bytes();
-                effects.push(refuse(waiting.ticket, Refused::NotServing));
-            }
-            keep
-        });
+        let is_late = |waiting: &Waiting| now >= waiting.deadline;
+        if !self.waiting.iter().any(is_late) {
+            return;
+        }
+        let (late, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(is_late);
+        self.waiting = waiting;
+        let late: VecDeque<_> = late;
+        for waiting in late {
+            self.waiting_bytes -= waiting.bytes();
+            effects.push(self.turn_away(&waiting, Refused::NotServing));
+        }
+    }
+
+    /// What one that waits in vain is told: nothing of it has happened, unless it is the retry of
+    /// a request that is ordered already.
+    fn turn_away(&self, waiting: &Waiting, refused: Refused) -> Effect {
+        let Waiting { ticket, change, .. } = waiting;
+        if self.tokens.contains_key(&change.token.id()) {
+            return Effect::Changed { ticket: *ticket, reply: ChangeReply::Unknown };
+        }
+        refuse(*ticket, refused)
     }
 
     /// Since when the oldest ordered entry waits to be committed: its version.

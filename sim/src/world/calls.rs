@@ -72,7 +72,11 @@ impl World {
         let store = self.store_of(&context.caller, node).filter(|_| !is_open(&request));
         let life = self.life(to);
         let generation = self.net.generation(caller.end, to);
-        for at in self.net.arrivals(self.now, caller.end, to, &mut self.chance) {
+        let arrivals = self.net.arrivals(self.now, caller.end, to, &mut self.chance);
+        if let (End::Client(client), 2..) = (caller.end, arrivals.len()) {
+            self.clients[client].is_sent_twice();
+        }
+        for at in arrivals {
             let (context, request) = (context.clone(), request.clone());
             let due = Due::Request { call, context, to, life, store, generation, request };
             self.at(at, due);
