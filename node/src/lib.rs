@@ -17,6 +17,8 @@
 extern crate self as quorate_node;
 
 pub mod core;
+#[cfg(test)]
+mod fixture;
 pub mod log;
 pub mod shell;
 pub mod state;

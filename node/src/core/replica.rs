@@ -44,8 +44,13 @@ pub struct Recovered {
     pub marked: bool,
     /// Up to where the state is complete.
     pub applied: Version,
-    /// The same, on disk.
+    /// The same, on disk: what was replayed over the state is not.
     pub durable_applied: Version,
+    /// Up to where the log remembers the state to have been on disk: beyond `durable_applied` where
+    /// the state is older than it was.
+    pub remembered: Version,
+    /// A copy broke off: the state holds records that are newer than `applied`.
+    pub half_copied: bool,
 }
 
 /// The log and the state of one node, as far as the protocol sees them.
@@ -63,6 +68,8 @@ pub struct Replica {
     marked: bool,
     applied: Version,
     durable_applied: Version,
+    /// The highest durable applied that the log was ever told: it only ever rises there.
+    remembered: Version,
     /// What the coordinator we promised said is committed.
     committed: Version,
     /// The last entry that coordinator's appends proved equal to its own (design §4 †).
@@ -73,8 +80,8 @@ pub struct Replica {
     /// reply overtakes it.
     ready: bool,
     copying: bool,
-    /// A state copy began since this process did. However it ended, the state may hold records,
-    /// though nothing is applied.
+    /// A state copy began, in this process or in one before. However it ended, the state may hold
+    /// records, though nothing is applied.
     copied_into: bool,
     /// Steps submitted and not yet done, each with the last entry it makes durable.
     steps: VecDeque<(Ticket, Version)>,
@@ -102,12 +109,13 @@ impl Replica {
             marked: found.marked,
             applied: found.applied,
             durable_applied: found.durable_applied,
+            remembered: found.remembered,
             committed: found.applied,
             proven: Version::ZERO,
             horizon: Version::ZERO,
             ready: false,
             copying: false,
-            copied_into: false,
+            copied_into: found.half_copied,
             steps: VecDeque::new(),
             next_ticket: Ticket(1),
             done: Ticket(0),

@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! new [node=n2] [base=1.3] [log="1.4..1.5,2.6"] [applied=] [disk=] [promised=e1/n1] [history=h1]
-//!     [marked=] [unknown=]        what it found; `unknown`: it never registered
+//!     [remembered=] [half-copied=] [marked=] [unknown=]
+//!                                 what it found; `unknown`: it never registered
 //! registered [newest=e3/n1] [active="e3/n1 n1,n2,n3"] [nodes="n1,n2"] [history=h1] [marked=]
 //! prepare CALL e4/n3 [history=]
 //! append CALL e3/n1 prev=3.6 [3.7..3.8] [committed=3.6] [round="k1,k2"] [repair=k1] [history=]
@@ -104,13 +105,16 @@ impl Runner {
         for version in args.key_as("log", versions)?.unwrap_or_default() {
             shape.push(version);
         }
+        let disk = args.key("disk")?.unwrap_or(applied);
         let found = Recovered {
             shape,
             history: args.key("history")?.unwrap_or_default(),
             promised: args.key_as("promised", promise)?.unwrap_or_default(),
             marked: args.flag("marked"),
             applied,
-            durable_applied: args.key("disk")?.unwrap_or(applied),
+            durable_applied: disk,
+            remembered: args.key("remembered")?.unwrap_or(disk),
+            half_copied: args.flag("half-copied"),
         };
         let known = !args.flag("unknown");
         self.core = Core::new(myself(me, known), self.settings.clone(), found);

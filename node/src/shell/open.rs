@@ -167,6 +167,9 @@ pub(super) fn finish(
             Notice::Failed(error) => Input::StateFailed(error),
         });
     })?;
+    // What is replayed below is in memory only: a state that is older than it was, or new, stays so
+    // on disk until it is synced, and the log must be kept for it till then (INV-7).
+    let on_disk = state.durable_applied();
     let mut tail = Tail::default();
     let mut after = state.applied();
     loop {
@@ -190,8 +193,13 @@ pub(super) fn finish(
         promised: meta.promised,
         marked: meta.marked,
         applied: state.applied(),
-        durable_applied: meta.durable_applied,
+        durable_applied: meta.durable_applied.min(on_disk),
+        remembered: meta.durable_applied,
+        half_copied: state.whole().is_none(),
     };
     let identity = directory.as_ref().and_then(|directory| directory.identity);
     Ok(Opened { directory, store, identity, log, state, feeder, tail, found })
 }
+
+#[cfg(test)]
+mod tests;

@@ -146,6 +146,7 @@ impl State for MemoryState {
         }
         for row in tokens {
             held.tokens.insert(row.version, *row);
+            held.marks.newest = held.marks.newest.max(row.version);
         }
         Ok(())
     }

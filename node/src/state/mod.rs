@@ -259,7 +259,7 @@ impl Change {
 pub struct Marks {
     /// Everything up to here is in the state.
     pub applied: Version,
-    /// No record is newer than this. Never below `applied`.
+    /// No record and no dedup row is newer than this. Never below `applied`.
     pub newest: Version,
     /// Tombstones at or below this may be missing.
     pub swept: Version,

@@ -1,96 +1,10 @@
 //! A stopped node's files, one thing wrong at a time. Whatever is said, nothing is changed.
 
-use std::collections::BTreeMap;
-
-use bytes::BytesMut;
-use quorate_protocol::entry::{Answer, Entry, Mutation};
-use quorate_protocol::ids::Epoch;
-use quorate_protocol::record::{Key, Record, Value};
-use quorate_protocol::version::Promise;
-
 use super::*;
+use crate::fixture::{APPLIED, ENTRIES, STORE, newest, node, open_log, open_state, tree, version};
 use crate::log::Log as _;
-use crate::log::disk::{DiskOptions, SEGMENT_BYTES_MIN};
 use crate::shell::directory::Directory;
-use crate::state::{Change, DiskState, Group, State as _};
-
-const STORE: StoreId = StoreId(7);
-const ENTRIES: u64 = 40;
-/// Up to where the state is on disk; the rest is in the log only.
-const APPLIED: u64 = 30;
-
-fn version(index: u64) -> Version {
-    Version::new(1, index)
-}
-
-fn record(index: u64) -> (Key, Record) {
-    let value = Some(Value::from(vec![b'v'; 200]));
-    (
-        Key::from(format!("key-{index:03}").as_str()),
-        Record { version: version(index), value, expires: None },
-    )
-}
-
-fn open_log(dir: &Path) -> DiskLog<RealFiles> {
-    let files = RealFiles::create(&dir.join("log")).unwrap();
-    let options = DiskOptions { store: STORE, segment_bytes: SEGMENT_BYTES_MIN };
-    DiskLog::open(files, options).unwrap().0
-}
-
-fn open_state(dir: &Path) -> DiskState {
-    let identity = Identity { store: STORE, cluster: ClusterId::default(), history: History(0) };
-    DiskState::open(dir, &identity).unwrap()
-}
-
-/// A node that ran, and what it wrote: several segments, one table.
-fn node() -> tempfile::TempDir {
-    let root = tempfile::tempdir().unwrap();
-    let dir = root.path();
-    let mut directory = Directory::open(dir, STORE).unwrap();
-    directory.identify(ClusterId(9), NodeId(3)).unwrap();
-    let mut log = open_log(dir);
-    let coordinator = NodeId(1);
-    log.write(&[LogOp::Promise(Promise { epoch: Epoch(1), coordinator })]).unwrap();
-    for index in 1..=ENTRIES {
-        let (key, record) = record(index);
-        let value = record.value.unwrap();
-        let entry = Entry {
-            version: version(index),
-            token: None,
-            mutations: vec![Mutation::Put { key, value, expires: None }],
-            answer: Answer::Written,
-        };
-        let mut batch = BytesMut::new();
-        entry.encode(&mut batch);
-        let prev = if index == 1 { Version::ZERO } else { version(index - 1) };
-        let last = version(index);
-        log.write(&[LogOp::Append { prev, batch: batch.freeze(), last }]).unwrap();
-    }
-    let state = open_state(dir);
-    let changes: BTreeMap<_, _> =
-        (1..=APPLIED).map(record).map(|(key, record)| (key, Change::Apply(record))).collect();
-    let group = Group { changes, applied: version(APPLIED), ..Group::default() };
-    state.apply(&group).unwrap();
-    state.sync().unwrap();
-    log.write(&[LogOp::DurableApplied(version(APPLIED))]).unwrap();
-    root
-}
-
-/// Every file and directory below `dir`, with what is in it and when it was changed.
-fn tree(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, std::time::SystemTime)> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        let changed = path.metadata().unwrap().modified().unwrap();
-        if path.is_dir() {
-            found.extend(tree(&path));
-            found.insert(path, (Vec::new(), changed));
-        } else {
-            found.insert(path.clone(), (fs::read(&path).unwrap(), changed));
-        }
-    }
-    found
-}
+use crate::state::DiskState;
 
 /// Verifies, and checks that this changed nothing.
 fn look(dir: &Path) -> Result<Report, VerifyFailed> {
@@ -98,15 +12,6 @@ fn look(dir: &Path) -> Result<Report, VerifyFailed> {
     let outcome = verify(dir);
     assert!(tree(dir) == before, "verifying changed something");
     outcome
-}
-
-/// The newest file in `dir` whose name begins like this.
-fn newest(dir: PathBuf, prefix: &str) -> PathBuf {
-    let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let named = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(prefix);
-    let mut files: Vec<_> = files.filter(named).collect();
-    files.sort_by_key(|path| (path.as_os_str().len(), path.clone()));
-    files.pop().unwrap()
 }
 
 fn first_segment(dir: &Path) -> PathBuf {

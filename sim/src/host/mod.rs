@@ -208,7 +208,7 @@ impl Host {
         mut state: State,
         entries: Vec<Entry>,
     ) -> Result<Process, String> {
-        let meta = *log.meta();
+        let (meta, on_disk) = (*log.meta(), state.applied);
         for entry in entries.iter().take_while(|it| it.version <= meta.durable_applied) {
             if entry.version.index != state.applied.index.next() {
                 return Err(format!("{} does not follow {}", entry.version, state.applied));
@@ -221,7 +221,9 @@ impl Host {
             promised: meta.promised,
             marked: meta.marked,
             applied: state.applied,
-            durable_applied: meta.durable_applied,
+            durable_applied: meta.durable_applied.min(on_disk),
+            remembered: meta.durable_applied,
+            half_copied: state.newest > state.applied,
         };
         let seat = process::Seat {
             address: self.address(),
@@ -230,7 +232,11 @@ impl Host {
             identity: self.identity,
             process: ProcessId(u128::from(self.name) << 64 | u128::from(self.life)),
         };
-        Ok(Process::new(self.clock.now(now), seat, plan, found, log, state, entries))
+        let is_ahead = state.applied > on_disk;
+        let mut process = Process::new(self.clock.now(now), seat, plan, found, log, state, entries);
+        // What was replayed is not on disk.
+        process.dirty = is_ahead;
+        Ok(process)
     }
 
     /// The process is killed; the machine goes on. What the log was doing was done, or in part.

@@ -194,6 +194,7 @@ impl State {
             self.put_newer(key, record.clone());
         }
         for row in &page.tokens {
+            self.newest = self.newest.max(row.version);
             self.remember(*row);
         }
     }

@@ -186,8 +186,13 @@ impl Replica {
 
     /// The state was synced: the log's metadata remembers how far.
     pub(in crate::core) fn durably_applied(&mut self, version: Version, effects: &mut Vec<Effect>) {
-        if version > self.durable_applied && version <= self.applied {
-            self.durable_applied = version;
+        if version <= self.durable_applied || version > self.applied {
+            return;
+        }
+        self.durable_applied = version;
+        // A state that was found older than it was has not caught up with what the log remembers.
+        if version > self.remembered {
+            self.remembered = version;
             self.persist(vec![LogOp::DurableApplied(version)], Vec::new(), effects);
         }
     }

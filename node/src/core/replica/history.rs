@@ -133,7 +133,7 @@ impl Replica {
                 self.rebase(snapshot, &mut ops);
             }
             self.applied = snapshot;
-            self.durable_applied = snapshot;
+            (self.durable_applied, self.remembered) = (snapshot, snapshot);
             self.committed = snapshot;
             self.proven = Version::ZERO;
             ops.push(LogOp::DurableApplied(snapshot));

@@ -230,6 +230,8 @@ impl State for DiskState {
             }
         }
         let added = writer.put_tokens(&mut batch, tokens);
+        let newest = tokens.iter().map(|row| row.version).max();
+        marks.newest = marks.newest.max(newest.unwrap_or_default());
         self.commit(batch, marks)?;
         writer.spans.extend(added);
         Ok(())

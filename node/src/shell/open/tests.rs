@@ -1,0 +1,57 @@
+//! What a start makes of a node's files.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::Path;
+
+use quorate_protocol::ids::StoreId;
+use quorate_protocol::version::Version;
+
+use super::super::directory::Directory;
+use super::super::inbox::Inbox;
+use super::{Opened, open};
+use crate::fixture::{APPLIED, ENTRIES, STORE, node, open_state, record, version};
+use crate::state::State as _;
+
+/// Starts as a node would.
+fn start(dir: &Path) -> Opened {
+    let directory = Directory::open(dir, StoreId(99)).unwrap();
+    open(Some(directory), STORE, &Inbox::new().0, false).unwrap()
+}
+
+#[test]
+fn everything_is_found_as_it_was() {
+    let root = node();
+    let Opened { found, state, .. } = start(root.path());
+    assert_eq!(found.shape.last(), version(ENTRIES));
+    assert_eq!((found.applied, state.applied()), (version(APPLIED), version(APPLIED)));
+    assert_eq!((found.durable_applied, found.remembered), (version(APPLIED), version(APPLIED)));
+    assert!(!found.marked && !found.half_copied);
+}
+
+#[test]
+fn what_is_replayed_over_an_older_state_is_not_on_disk() {
+    let root = node();
+    fs::remove_dir_all(root.path().join("state")).unwrap();
+    let Opened { found, state, .. } = start(root.path());
+    assert!(!found.marked, "the log has all of it");
+    assert_eq!((found.applied, state.applied()), (version(APPLIED), version(APPLIED)));
+    assert_eq!(found.durable_applied, Version::ZERO, "the state on disk is empty");
+    assert_eq!(found.remembered, version(APPLIED));
+}
+
+#[test]
+fn a_copy_that_broke_off_is_known_at_the_next_start() {
+    let root = node();
+    let newer = record(ENTRIES + 1);
+    // As a crash may leave it: what was merged is in the tables.
+    let state = open_state(root.path());
+    state.merge(&[newer], &[]).unwrap();
+    state.sync().unwrap();
+    drop(state);
+    let Opened { found, state, .. } = start(root.path());
+    assert!(found.half_copied);
+    assert_eq!(found.applied, version(APPLIED));
+    assert_eq!(state.whole(), None, "no weak read before it has applied past it");
+}
