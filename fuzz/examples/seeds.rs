@@ -464,7 +464,7 @@ fn batches(seeds: &Seeds) {
 
 /// A log over several segments that was opened, written, cut, dropped from and opened again.
 fn logs(seeds: &Seeds) {
-    let options = DiskOptions { store: StoreId(directory::STORE), segment_bytes: 8192 };
+    let options = DiskOptions { segment_bytes: 8192, ..DiskOptions::new(StoreId(directory::STORE)) };
     let disk = TornDisk::default();
     let mut number = 0;
     let mut put = |disk: &TornDisk| {

@@ -37,7 +37,7 @@ pub(crate) fn record(index: u64) -> (Key, Record) {
 
 pub(crate) fn open_log(dir: &Path) -> DiskLog<RealFiles> {
     let files = RealFiles::create(&dir.join("log")).unwrap();
-    let options = DiskOptions { store: STORE, segment_bytes: SEGMENT_BYTES_MIN };
+    let options = DiskOptions { segment_bytes: SEGMENT_BYTES_MIN, ..DiskOptions::new(STORE) };
     DiskLog::open(files, options).unwrap().0
 }
 

@@ -22,7 +22,7 @@ use quorate_protocol::ids::{ClusterId, History, NodeId, StoreId};
 use quorate_protocol::version::Version;
 
 use crate::core::recover::reconcile;
-use crate::log::disk::{DiskLog, Look as LogLook};
+use crate::log::disk::{DiskLog, DiskOptions, Look as LogLook};
 use crate::log::files::RealFiles;
 use crate::log::recover::{OpenError as LogError, Rot, Rotten};
 use crate::log::{LogOp, Meta, ReadError};
@@ -35,9 +35,10 @@ const READ_BYTES: usize = 8 << 20;
 /// How many damaged records are named; the others are counted.
 const RECORDS_TOLD_MAX: usize = 20;
 
-const LOG_GONE: &str = "the next start begins an empty log behind what the state holds; the server \
-                        knows if promised entries are lost with it, and the node then heals from \
-                        its peers";
+const LOG_GONE: &str = "begins an empty log behind what the state holds";
+
+const MARKS: &str = "marks the node, which then counts in no quorum until it has healed from its \
+                     peers";
 
 const REFUSES: &str = "the next start ends with this error and changes nothing";
 
@@ -213,22 +214,24 @@ fn check_log(
     report: &mut Report,
 ) -> Result<Option<Checked>, VerifyFailed> {
     let dir = dir.join("log");
+    // A node has a first segment before it registers.
+    let begun = report.identity.is_some();
     let files = match RealFiles::open(&dir) {
-        // A node has a first segment before it registers.
-        Ok(_) if report.identity.is_some() && !has_segment(&dir) => {
-            report.find(&dir, "its segments are missing", LOG_GONE);
-            return Ok(None);
-        }
         Ok(files) => files,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if report.identity.is_some() {
-                report.find(&dir, "it is missing", LOG_GONE);
+            if begun {
+                report.find(
+                    &dir,
+                    "it is missing",
+                    format!("the next start {LOG_GONE} and {MARKS}"),
+                );
             }
             return Ok(None);
         }
         Err(error) => return Err(VerifyFailed::io(&dir, &error)),
     };
-    let (log, found) = match DiskLog::look(files, store) {
+    let (log, found) = match DiskLog::look(files, DiskOptions { begun, ..DiskOptions::new(store) })
+    {
         Ok(found) => found,
         Err(LogError::InUse { .. }) => return Err(VerifyFailed::InUse { dir }),
         Err(error) => {
@@ -249,13 +252,15 @@ fn check_log(
         );
     }
     if let Some(rot) = &found.rot {
-        let mut next = "the next start keeps what stands before it and marks the node, which then \
-                        counts in no quorum until it has healed from its peers"
-            .to_owned();
+        let (file, kept) = match rot.what {
+            Rotten::Gone => (dir.clone(), LOG_GONE),
+            _ => (dir.join(&rot.file), "keeps what stands before it"),
+        };
+        let mut next = format!("the next start {kept} and {MARKS}");
         if !found.set_aside.is_empty() {
             next.push_str(&format!("; it keeps {} for you", found.set_aside.join(", ")));
         }
-        report.find(&dir.join(&rot.file), say_rot(rot), next);
+        report.find(&file, say_rot(rot), next);
     } else if log.meta().marked {
         report.find(
             &dir,
@@ -291,6 +296,7 @@ fn say_rot(rot: &Rot) -> String {
              file is missing"
                 .to_owned()
         }
+        Rotten::Gone => "its segments are missing".to_owned(),
     }
 }
 
@@ -424,7 +430,7 @@ fn check_fit(
             "the next start replays the log over it, which still holds what is missing",
         ),
         [] => {}
-        [LogOp::History(_), ..] => report.note(
+        [LogOp::History(_), ..] if !*is_rotten => report.note(
             &place,
             format!("it is of history {history}, and the state of {}", contents.history),
             "a copy was finished just before the end; the next start begins an empty log behind it",

@@ -36,13 +36,15 @@ pub struct DiskOptions {
     /// The length of a segment, from [`SEGMENT_BYTES_MIN`] to [`SEGMENT_BYTES_MAX`]. A group that
     /// is longer gets a longer segment. May differ from the last time.
     pub segment_bytes: u64,
+    /// A log was begun here, and may have promised something: where there is none, it is lost.
+    pub begun: bool,
 }
 
 impl DiskOptions {
-    /// The usual options.
+    /// The usual options, for a directory where there may never have been a log.
     #[must_use]
-    pub fn new(store: StoreId) -> Self {
-        Self { store, segment_bytes: 16 << 20 }
+    pub const fn new(store: StoreId) -> Self {
+        Self { store, segment_bytes: 16 << 20, begun: false }
     }
 }
 
@@ -70,7 +72,7 @@ impl<F: Files> DiskLog<F> {
     /// Opens the log in a directory, or begins one where there is none.
     ///
     /// Where the report tells of rot, the log holds what stands before the damage, and is marked:
-    /// the node lost what it had promised.
+    /// the node lost what it had promised. So it does where none is left of a log that was begun.
     ///
     /// # Errors
     /// Where the directory is in use, foreign, of another format, incomplete, or the disk fails.
@@ -80,7 +82,7 @@ impl<F: Files> DiskLog<F> {
     pub fn open(mut files: F, options: DiskOptions) -> Result<(Self, OpenReport), OpenError> {
         let bounds = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
         assert!(bounds.contains(&options.segment_bytes), "segments of {bounds:?} bytes");
-        let found = recover::recover(&mut files, options.store)?;
+        let found = recover::recover(&mut files, options)?;
         let place = files.place();
         Self::settle(files, options, found).map_err(|source| OpenError::Io { file: place, source })
     }
@@ -90,7 +92,7 @@ impl<F: Files> DiskLog<F> {
     /// # Errors
     /// As `open`, as far as it only reads.
     pub fn inspect(mut files: F, store: StoreId) -> Result<OpenReport, OpenError> {
-        recover::recover(&mut files, store).map(|found| found.report)
+        recover::recover(&mut files, DiskOptions::new(store)).map(|found| found.report)
     }
 
     /// The log as `open` would find it, to be read and not to be changed. Fails where the log is in
@@ -98,10 +100,10 @@ impl<F: Files> DiskLog<F> {
     ///
     /// # Errors
     /// As `open`, as far as it only reads.
-    pub fn look(mut files: F, store: StoreId) -> Result<(Look<F>, OpenReport), OpenError> {
-        let found = recover::recover(&mut files, store)?;
+    pub fn look(mut files: F, options: DiskOptions) -> Result<(Look<F>, OpenReport), OpenError> {
+        let found = recover::recover(&mut files, options)?;
         let report = found.report.clone();
-        Ok((Look(Self::of(files, DiskOptions::new(store), found)), report))
+        Ok((Look(Self::of(files, options, found)), report))
     }
 
     fn of(files: F, options: DiskOptions, found: Recovered<F::File>) -> Self {

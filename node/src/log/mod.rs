@@ -39,7 +39,9 @@
 //!    it was.
 //! 6. A log that begins beyond durable applied has lost the group that said so, or its oldest
 //!    segments: rot likewise.
-//! 7. Where an older segment is there and one between is not, somebody removed it: an error.
+//! 7. So it is where no file is left at all of a log that was begun, as the caller knows: the first
+//!    segment carries the mark.
+//! 8. Where an older segment is there and one between is not, somebody removed it: an error.
 //!
 //! # Why stale bytes are never taken for a group
 //!

@@ -10,6 +10,7 @@ use quorate_protocol::ids::StoreId;
 
 use super::book::Book;
 use super::chain::{Chain, Found};
+use super::disk::DiskOptions;
 use super::files::Files;
 use super::ledger::Ledger;
 use super::replay::Replay;
@@ -125,6 +126,8 @@ pub enum Rotten {
     /// Nothing in this file, the oldest: it begins beyond durable applied. What says so, at the
     /// log's end, is damaged, or an older file is missing.
     Start,
+    /// Nothing: every file is missing, and there was one.
+    Gone,
 }
 
 impl fmt::Display for Rot {
@@ -137,6 +140,7 @@ impl fmt::Display for Rot {
             Rotten::Start => {
                 write!(f, "the log's end is damaged, or a file older than {file} is missing")
             }
+            Rotten::Gone => write!(f, "the log is gone: every file of it is missing"),
         }
     }
 }
@@ -176,7 +180,7 @@ pub(super) struct Recovered<File> {
 /// Locks the directory and reads everything in it.
 pub(super) fn recover<F: Files>(
     files: &mut F,
-    store: StoreId,
+    DiskOptions { store, begun, .. }: DiskOptions,
 ) -> Result<Recovered<F::File>, OpenError> {
     let place = files.place();
     if !files.lock().map_err(|source| io_error(&place, source))? {
@@ -198,6 +202,8 @@ pub(super) fn recover<F: Files>(
     let chain = Chain::find(&found, &others)?;
     let mut replay = Replay::run(&found, &chain, store)?;
     let rot = replay.rot.take().or(chain.rot.clone()).or_else(|| replay.check_base(&chain, &found));
+    let gone = || Rot { file: FileName::Segment(1).to_string(), offset: 0, what: Rotten::Gone };
+    let rot = rot.or_else(|| (begun && found.is_empty()).then(gone));
     if rot.is_some() {
         // In the same step as the loss: whatever is written next begins with the mark.
         let Book { meta, shape } = &mut replay.ledger.book;

@@ -97,7 +97,11 @@ pub(super) fn open(
     let (dir, store) = (directory.path(), directory.store);
     let failed = |source| OpenFailed::Write { dir: directory.log(), source };
     let files = RealFiles::create(&directory.log()).map_err(failed)?;
-    let (log, report) = DiskLog::open(files, DiskOptions::new(store))?;
+    let (log, report) = DiskLog::open(
+        files,
+        // The first segment is there before anybody has a number.
+        DiskOptions { begun: directory.identity.is_some(), ..DiskOptions::new(store) },
+    )?;
     say(&report);
     let mut log: Box<dyn Log> = Box::new(log);
     let (engine, lost) = open_state(dir, store, log.meta().history, damaged)?;

@@ -103,7 +103,9 @@ fn a_registered_node_has_a_log() {
             fs::create_dir(root.path().join("log")).unwrap();
         }
         let report = look(root.path()).unwrap();
-        assert_eq!(report.findings[0].file, root.path().join("log"), "{report:?}");
+        let [found] = report.findings.as_slice() else { panic!("{report:?}") };
+        assert_eq!(found.file, root.path().join("log"), "{report:?}");
+        assert!(found.next.contains("marks the node"), "{report:?}");
     }
 }
 

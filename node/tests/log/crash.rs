@@ -9,7 +9,7 @@ use quorate_protocol::seeded::Seeded;
 
 use super::model::{Model, Op, STORE, ops, plain_writes};
 
-const OPTIONS: DiskOptions = DiskOptions { store: STORE, segment_bytes: 8192 };
+const OPTIONS: DiskOptions = DiskOptions { segment_bytes: 8192, ..DiskOptions::new(STORE) };
 
 /// A log under test, and what it acknowledged.
 struct Subject {

@@ -10,10 +10,11 @@ use quorate_node::log::torn::{TornDisk, TornFiles};
 use quorate_node::log::{Log, LogOp, Meta, ReadError};
 use quorate_protocol::ids::Index;
 use quorate_protocol::seeded::Seeded;
+use quorate_protocol::version::Version;
 
 use super::model::{Model, Op, STORE, ops, plain_writes};
 
-const OPTIONS: DiskOptions = DiskOptions { store: STORE, segment_bytes: 8192 };
+const OPTIONS: DiskOptions = DiskOptions { segment_bytes: 8192, ..DiskOptions::new(STORE) };
 
 type Contents = BTreeMap<String, Vec<u8>>;
 
@@ -226,6 +227,20 @@ fn a_shortened_file_is_noticed() {
         assert_eq!(report.rot.as_ref().map(|rot| &rot.file), Some(name));
         closed.check_rotten(&log);
     }
+}
+
+#[test]
+fn a_log_that_is_gone_is_marked_from_its_first_byte_on() {
+    let disk = TornDisk::default();
+    let begun = DiskOptions { begun: true, ..OPTIONS };
+    let (log, report) = DiskLog::open(disk.files(), begun).unwrap();
+    assert_eq!(report.rot.map(|rot| rot.what), Some(Rotten::Gone));
+    assert!(log.meta().marked);
+    drop(log);
+    // The mark is in the header of its first segment.
+    let (log, report) = DiskLog::open(disk.files(), begun).unwrap();
+    assert_eq!(report.rot, None);
+    assert!(log.meta().marked && log.shape().last() == Version::ZERO);
 }
 
 /// That the oldest file is missing shows where what was applied does not reach the next.

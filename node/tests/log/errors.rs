@@ -10,7 +10,7 @@ use quorate_protocol::ids::{Index, StoreId};
 
 use super::model::{Model, Op, STORE, plain_writes};
 
-const OPTIONS: DiskOptions = DiskOptions { store: STORE, segment_bytes: 8192 };
+const OPTIONS: DiskOptions = DiskOptions { segment_bytes: 8192, ..DiskOptions::new(STORE) };
 
 /// The files of a closed log of five segments.
 fn files(value_bytes: u16) -> BTreeMap<String, Vec<u8>> {
@@ -135,7 +135,7 @@ fn files_of_others_are_left_alone() {
 #[test]
 fn another_segment_length_is_taken_up() {
     let disk = disk(&files(900));
-    let longer = DiskOptions { store: STORE, segment_bytes: 16_384 };
+    let longer = DiskOptions { segment_bytes: 16_384, ..DiskOptions::new(STORE) };
     let mut model = Model::default();
     for ops in plain_writes(18, 900) {
         ops.iter().for_each(|op| drop(op.on(&mut model)));

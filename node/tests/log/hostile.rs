@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::model::STORE;
 
-const OPTIONS: DiskOptions = DiskOptions { store: STORE, segment_bytes: 8192 };
+const OPTIONS: DiskOptions = DiskOptions { segment_bytes: 8192, ..DiskOptions::new(STORE) };
 
 const FIRST: &str = "log-000000000001.seg";
 

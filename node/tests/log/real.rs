@@ -10,7 +10,7 @@ use quorate_node::log::recover::OpenError;
 
 use super::model::{Model, Op, STORE, plain_writes};
 
-const OPTIONS: DiskOptions = DiskOptions { store: STORE, segment_bytes: 64 << 10 };
+const OPTIONS: DiskOptions = DiskOptions { segment_bytes: 64 << 10, ..DiskOptions::new(STORE) };
 
 fn open(path: &Path) -> DiskLog<RealFiles> {
     let (log, report) = DiskLog::open(RealFiles::create(path).unwrap(), OPTIONS).unwrap();

@@ -23,6 +23,9 @@ use crate::plan::Plan;
 use process::Process;
 use state::{OnDisk, State};
 
+/// How often damage to the log is that all of it is gone.
+const GONE_ONE_IN: usize = 16;
+
 /// A clock that runs at its own rate and now and then jumps, always forward.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
@@ -173,7 +176,7 @@ impl Host {
                 applied: Version::ZERO,
             });
         }
-        let options = DiskOptions { store: self.store, segment_bytes: plan.disk.segment_bytes };
+        let options = DiskOptions { segment_bytes: plan.disk.segment_bytes, ..self.log_options() };
         let (mut log, report) =
             DiskLog::open(self.disk.files(), options).map_err(|why| why.to_string())?;
         let lost = std::mem::take(&mut self.state_lost);
@@ -198,6 +201,11 @@ impl Host {
         let entries = read_all(&log, applied)?;
         self.process = Some(self.run(now, plan, Box::new(log), state, entries)?);
         Ok(started)
+    }
+
+    /// Who has a number has begun a log.
+    fn log_options(&self) -> DiskOptions {
+        DiskOptions { begun: self.identity.is_some(), ..DiskOptions::new(self.store) }
     }
 
     fn run(
@@ -302,8 +310,9 @@ impl Host {
         true
     }
 
-    /// Flips a bit of the log, if that is damage that can be told from a torn end. What the log
-    /// cannot notice by itself is outside what is promised (see `quorate_node::log`).
+    /// Flips a bit of the log, if that is damage that can be told from a torn end; now and then all
+    /// of it is gone. What the log cannot notice by itself is outside what is promised (see
+    /// `quorate_node::log`).
     pub(crate) fn flip_log(&mut self, chance: &mut Seeded) -> bool {
         let names: Vec<(String, usize)> = self
             .disk
@@ -318,6 +327,10 @@ impl Host {
         let (name, bytes) = chance.one_of(&names);
         let offset = usize::try_from(chance.below(bytes.max(1) as u64)).unwrap_or(0);
         let bits = 1 << chance.below(8);
+        if offset % GONE_ONE_IN == 0 && self.identity.is_some() {
+            self.disk.contents().iter().for_each(|(name, _)| drop(self.disk.take(name)));
+            return true;
+        }
         let before = self.last_of_log();
         if !self.disk.flip(&name, offset, bits) {
             return false;
@@ -334,7 +347,7 @@ impl Host {
 
     /// Where the log ends, what it promised, and whether damage is noticed in it.
     fn last_of_log(&self) -> Option<((Version, Meta), bool)> {
-        let (look, report) = DiskLog::look(self.disk.files(), self.store).ok()?;
+        let (look, report) = DiskLog::look(self.disk.files(), self.log_options()).ok()?;
         Some(((look.shape().last(), *look.meta()), report.rot.is_some()))
     }
 }

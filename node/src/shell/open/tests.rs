@@ -55,3 +55,29 @@ fn a_copy_that_broke_off_is_known_at_the_next_start() {
     assert_eq!(found.applied, version(APPLIED));
     assert_eq!(state.whole(), None, "no weak read before it has applied past it");
 }
+
+#[test]
+fn a_log_that_is_gone_marks_the_node() {
+    for whole in [true, false] {
+        let root = node();
+        let log = root.path().join("log");
+        fs::remove_dir_all(&log).unwrap();
+        if !whole {
+            fs::create_dir(&log).unwrap();
+        }
+        for _ in 0..2 {
+            let Opened { found, .. } = start(root.path());
+            assert!(found.marked);
+            assert_eq!(found.shape.last(), version(APPLIED), "what the state has is applied");
+        }
+    }
+}
+
+#[test]
+fn a_log_that_was_never_begun_is_no_loss() {
+    let root = tempfile::tempdir().unwrap();
+    drop(Directory::open(root.path(), STORE).unwrap());
+    for _ in 0..2 {
+        assert!(!start(root.path()).found.marked, "nobody was promised anything");
+    }
+}
