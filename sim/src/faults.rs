@@ -357,7 +357,7 @@ impl World {
         let others: Vec<u32> = self.hosts.keys().copied().filter(|host| *host != lags).collect();
         let loses = self.chance.one_of(&others);
         let away = self.chance.one_of(&others);
-        if self.healed || loses == away || self.hosts[&away].process.is_none() {
+        if self.healed || loses == away || !self.holds_all(away) {
             return;
         }
         if self.kill(loses, true) && self.damage_disk(Fault::FlipLog, loses) {
@@ -365,6 +365,14 @@ impl World {
             self.net.heal();
             self.figures.count("amnesiac");
         }
+    }
+
+    /// Whether a machine's node runs, and is a member of the one view that there is.
+    fn holds_all(&self, host: u32) -> bool {
+        let node = self.hosts[&host].process.as_ref().and_then(|process| process.node().node());
+        let Some(state) = self.server.state() else { return false };
+        let view = state.active.as_ref().filter(|_| state.proposed.is_none());
+        node.zip(view).is_some_and(|(node, view)| view.members.contains(node))
     }
 
     fn damage_disk(&mut self, fault: Fault, host: u32) -> bool {

@@ -328,7 +328,9 @@ impl Host {
         let offset = usize::try_from(chance.below(bytes.max(1) as u64)).unwrap_or(0);
         let bits = 1 << chance.below(8);
         if offset % GONE_ONE_IN == 0 && self.identity.is_some() {
-            self.disk.contents().iter().for_each(|(name, _)| drop(self.disk.take(name)));
+            for name in self.disk.contents().keys() {
+                self.disk.take(name);
+            }
             return true;
         }
         let before = self.last_of_log();
