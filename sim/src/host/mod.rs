@@ -329,7 +329,7 @@ impl Host {
         let bits = 1 << chance.below(8);
         if offset % GONE_ONE_IN == 0 && self.identity.is_some() {
             for name in self.disk.contents().keys() {
-                self.disk.take(name);
+                let _ = self.disk.take(name);
             }
             return true;
         }
