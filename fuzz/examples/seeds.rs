@@ -29,7 +29,7 @@ use quorate_protocol::rpc::registry::{
     RegistryRequest, RegistryResponse, Report, ServerStatus, SettingChange, Whereabouts,
 };
 use quorate_protocol::rpc::replica::{
-    Append, Appended, CopyOrder, Fetch, Prepare, Prepared, Pull, Pulled, Repair, ReplicaRequest,
+    Append, Appended, CopyOrder, Fetch, Fetched, Prepare, Prepared, Pull, Pulled, Repair, ReplicaRequest,
     ReplicaResponse, Round, RoundAnswer, ViewAlert,
 };
 use quorate_protocol::rpc::store::{
@@ -403,7 +403,7 @@ fn answers(seeds: &Seeds) {
             }),
             ReplicaResponse::Append(Appended::Declined(Declined::Fenced { promised: promise() })),
             ReplicaResponse::Pull(Pulled::Entries { batch: batch(&[entry(4)]) }),
-            ReplicaResponse::Fetch(Ok(vec![Some(record()), None])),
+            ReplicaResponse::Fetch(Ok(Fetched(vec![Some(record()), None]))),
         ],
     );
     let opened = CopyOpened { session: 4, snapshot: version(7), whole: true };

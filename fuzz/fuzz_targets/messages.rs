@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use quorate_fuzz::{choose, heap, mend};
+use quorate_fuzz::{choose, mend};
+use quorate_heap as heap;
 use quorate_protocol::rpc::appoint::{AppointeeRequest, AppointeeResponse};
 use quorate_protocol::rpc::bulk::{BulkRequest, BulkResponse};
 use quorate_protocol::rpc::heartbeat::{HeartbeatRequest, HeartbeatResponse};

@@ -7,12 +7,10 @@
 //!
 //! * [`mend`]: right checksums around bytes that are otherwise left as they are.
 //! * [`directory`]: a log's directory as an input.
-//! * [`heap`]: how much memory a call took.
 //!
 //! The seeds are written by `examples/seeds.rs`, with the encoders of the product.
 
 pub mod directory;
-pub mod heap;
 pub mod mend;
 
 /// Takes the first byte off an input: the targets choose by it.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exact;
 use crate::ids::{ClientId, Index, RequestNumber};
+use crate::list;
 use crate::record::{Key, Value};
 use crate::version::Version;
 
@@ -21,6 +22,14 @@ pub const FRAME_HEADER_BYTES: usize = 8;
 
 /// No entry's body is longer. A value of the largest size with its key fits.
 pub const FRAME_BODY_BYTES_MAX: usize = 24 << 20;
+
+/// No entry changes more keys.
+pub const MUTATIONS_MAX: usize = 4_096;
+
+/// What the entries of one batch may take in memory, besides their keys and values: those are no
+/// longer than the batch. As much as 8 MiB of the smallest entries come to; a batch of a coordinator
+/// is shorter, or it is one large entry.
+pub const BATCH_MEMORY_MAX: usize = 128 << 20;
 
 /// Names one request for ever, through any number of retries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -105,6 +114,7 @@ pub struct Entry {
     /// The request it came from; a barrier has none.
     pub token: Option<Token>,
     /// What it came to.
+    #[serde(deserialize_with = "list::at_most::<_, _, MUTATIONS_MAX>")]
     pub mutations: Vec<Mutation>,
     /// What the client is told.
     pub answer: Answer,
@@ -165,6 +175,12 @@ pub enum BadBatch {
         before: Version,
         /// The version found.
         found: Version,
+    },
+    /// More entries than a batch has.
+    #[error("the entries up to byte {at} take more than {BATCH_MEMORY_MAX} bytes of memory")]
+    TooMany {
+        /// Where the frame ends that is one too many.
+        at: usize,
     },
 }
 
@@ -243,15 +259,32 @@ impl Iterator for Frames {
     }
 }
 
+/// How many frames `batch` says that it has, as far as their lengths can be followed.
+fn count_frames(batch: &[u8]) -> usize {
+    let (mut rest, mut count) = (batch, 0);
+    while let Some((header, behind)) = rest.split_first_chunk::<FRAME_HEADER_BYTES>() {
+        let Some(next) = behind.get(split_header(*header).0..) else { break };
+        (rest, count) = (next, count + 1);
+    }
+    count
+}
+
 /// Checks that the entries of `batch` are whole and follow `prev` one by one, and decodes them.
 ///
 /// # Errors
 /// The first thing wrong with the batch; nothing of a bad batch may be used.
 pub fn decode_batch(prev: Version, batch: &Bytes) -> Result<Vec<Frame>, BadBatch> {
     let mut before = prev;
-    let mut frames = Vec::new();
+    let count = count_frames(batch);
+    let mut memory = count.saturating_mul(size_of::<Frame>());
+    // A batch of more is refused below, when its first entry is decoded.
+    let mut frames = Vec::with_capacity(count.min(BATCH_MEMORY_MAX / size_of::<Frame>()));
     for frame in Frames::new(batch.clone()) {
         let frame = frame?;
+        memory += frame.entry.mutations.capacity() * size_of::<Mutation>();
+        if memory > BATCH_MEMORY_MAX {
+            return Err(BadBatch::TooMany { at: frame.end });
+        }
         let found = frame.entry.version;
         if !found.index.follows(before.index) || found.epoch < before.epoch {
             return Err(BadBatch::OutOfOrder { before, found });

@@ -8,7 +8,7 @@
 //!
 //! * [`ids`], [`version`], [`view`], [`quorum`]: who, when, and how many.
 //! * [`record`], [`entry`]: what is kept, and the one encoding it is kept and sent in.
-//! * [`exact`]: decoding all of some bytes.
+//! * [`exact`], [`list`]: decoding all of some bytes, and lists that have an end.
 //! * [`settings`]: what an operator may change.
 //! * [`time`], [`seeded`]: time and chance as numbers handed in, for the pure cores.
 //! * [`mutant`]: deliberate bugs, for the simulator alone.
@@ -25,6 +25,7 @@ pub mod view;
 pub mod record;
 pub mod entry;
 pub mod exact;
+pub mod list;
 pub mod settings;
 pub mod time;
 pub mod seeded;

@@ -2,15 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::ids::{Epoch, History, NodeId, StoreId};
+use crate::list;
 use crate::mutant::{self, Mutant};
 use crate::quorum;
 use crate::version::{Promise, Version};
 
-/// A sorted list of distinct nodes.
+/// How many nodes may be registered at once; far more than a cluster has. No list of nodes that a
+/// peer sends is longer.
+pub const NODES_MAX: usize = 256;
+
+/// A sorted list of distinct nodes, of [`NODES_MAX`] at the most where a peer sends it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Members(Vec<NodeId>);
@@ -82,8 +89,9 @@ impl FromIterator<NodeId> for Members {
 
 impl<'de> Deserialize<'de> for Members {
     /// Peers may send anything: the order is restored here, not trusted.
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Ok(Vec::<NodeId>::deserialize(from)?.into_iter().collect())
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let nodes = list::at_most::<_, NodeId, NODES_MAX>(from)?;
+        Ok(nodes.into_iter().collect())
     }
 }
 
@@ -137,8 +145,71 @@ pub struct Registration {
     pub marked: bool,
 }
 
-/// The registered nodes.
-pub type Directory = BTreeMap<NodeId, Registration>;
+/// The registered nodes, [`NODES_MAX`] at the most where a peer sends them.
+#[derive(Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Directory(BTreeMap<NodeId, Registration>);
+
+impl Directory {
+    /// Without a node.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Deref for Directory {
+    type Target = BTreeMap<NodeId, Registration>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Directory {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+impl FromIterator<(NodeId, Registration)> for Directory {
+    fn from_iter<I: IntoIterator<Item = (NodeId, Registration)>>(nodes: I) -> Self {
+        Self(nodes.into_iter().collect())
+    }
+}
+
+impl fmt::Debug for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<'de> Deserialize<'de> for Directory {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Nodes;
+
+        impl<'de> Visitor<'de> for Nodes {
+            type Value = Directory;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "at most {NODES_MAX} nodes")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut nodes: A) -> Result<Directory, A::Error> {
+                let mut directory = Directory::new();
+                while let Some((node, registration)) = nodes.next_entry()? {
+                    if directory.len() == NODES_MAX {
+                        return Err(A::Error::invalid_length(NODES_MAX + 1, &self));
+                    }
+                    directory.insert(node, registration);
+                }
+                Ok(directory)
+            }
+        }
+
+        from.deserialize_map(Nodes)
+    }
+}
 
 #[cfg(test)]
 mod tests {

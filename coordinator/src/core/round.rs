@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use quorate_protocol::ids::{Epoch, NodeId};
 use quorate_protocol::mutant::{self, Mutant};
 use quorate_protocol::record::{Digest, Key, Record};
+pub use quorate_protocol::rpc::replica::ROUND_KEYS_MAX;
 use quorate_protocol::rpc::replica::{Fetch, Repair, Round, RoundAnswer};
 use quorate_protocol::rpc::store::{ReadReply, Refused};
 use quorate_protocol::settings::Divergence;
@@ -27,8 +28,6 @@ use super::streams::{Letterhead, Streams};
 
 /// How many reads may wait for a round; more are told that the coordinator is busy.
 pub const READS_WAITING_MAX: usize = 1 << 16;
-/// How many keys one round asks for; the rest waits for the next.
-pub const ROUND_KEYS_MAX: usize = 2_048;
 /// How many bytes of keys one round asks for, the last key aside; the rest waits for the next. Far
 /// below a frame, whatever the keys' size.
 pub const ROUND_KEY_BYTES_MAX: usize = 4 << 20;

@@ -1,8 +1,6 @@
 //! What a coordinator may ask for at once: no answer of ours ever exceeds a frame.
 
-use quorate_coordinator::core::round::ROUND_KEYS_MAX;
 use quorate_protocol::record::{Key, Record, Value};
-use quorate_protocol::rpc::replica::Round;
 
 /// How many bytes of records one answer to `fetch` carries, the last one aside; the keys behind it
 /// are not answered.
@@ -29,14 +27,10 @@ pub(super) fn fetch<E>(
     Ok(records)
 }
 
-/// Whether the digests of a round fit into one answer. A coordinator asks for no more.
-pub(super) fn fits(round: Option<&Round>) -> bool {
-    round.is_none_or(|round| round.keys.len() <= ROUND_KEYS_MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use quorate_protocol::record::Digest;
+    use quorate_protocol::rpc::replica::ROUND_KEYS_MAX;
     use quorate_protocol::transport::FRAME_BYTES_MAX;
     use quorate_protocol::version::Version;
 
@@ -59,8 +53,5 @@ mod tests {
         let all = Digest { version: Version::new(u64::MAX, u64::MAX), checksum: u64::MAX };
         let answer = postcard::to_stdvec(&vec![all; ROUND_KEYS_MAX]).unwrap();
         assert!(answer.len() < FRAME_BYTES_MAX);
-        let round = |keys| Round { number: 1, keys };
-        assert!(fits(None) && fits(Some(&round(vec![Key::from("k"); ROUND_KEYS_MAX]))));
-        assert!(!fits(Some(&round(vec![Key::from("k"); ROUND_KEYS_MAX + 1]))));
     }
 }

@@ -14,7 +14,7 @@ use quorate_protocol::record::{Key, Record};
 use quorate_protocol::rpc::Declined;
 use quorate_protocol::rpc::appoint::AppointeeResponse;
 use quorate_protocol::rpc::replica::{
-    Append, Fetch, Pull, Pulled, ReplicaRequest, ReplicaResponse,
+    Append, Fetch, Fetched, Pull, Pulled, ReplicaRequest, ReplicaResponse,
 };
 use quorate_protocol::rpc::store::StoreResponse;
 use quorate_protocol::transport::{Link, Responder, Service};
@@ -111,10 +111,6 @@ impl Shell {
         responder: Responder<ReplicaResponse>,
     ) {
         let event = match request {
-            ReplicaRequest::Append { append } if !bounds::fits(append.round.as_ref()) => {
-                tracing::error!(from = %append.promise, "a round over the bound");
-                return drop(responder);
-            }
             ReplicaRequest::Append { append } => {
                 let frames = match decode_batch(append.prev, &append.batch) {
                     Ok(frames) => frames,
@@ -154,12 +150,13 @@ impl Shell {
         self.work.push_back(Work::Node(event));
     }
 
-    pub(super) fn fetch(&self, fetch: &Fetch) -> Result<Vec<Option<Record>>, Declined> {
+    pub(super) fn fetch(&self, fetch: &Fetch) -> Result<Fetched, Declined> {
         let promised = self.node.replica().promised();
         if fetch.promise != promised {
             return Err(Declined::Fenced { promised });
         }
-        bounds::fetch(&fetch.keys, |key| self.state.get(key)).map_err(|_| Declined::NotReady)
+        let records = bounds::fetch(&fetch.keys, |key| self.state.get(key));
+        records.map(Fetched).map_err(|_| Declined::NotReady)
     }
 
     pub(super) fn step_node(&mut self, event: Event) {
@@ -395,8 +392,8 @@ impl Shell {
                 let request = ReplicaRequest::Fetch { fetch };
                 self.send(from, request, CALL_TIMEOUT, move |answer| {
                     let answer = match answer {
-                        Some(ReplicaResponse::Fetch(Ok(records))) => {
-                            Some(keys.into_iter().zip(records).collect())
+                        Some(ReplicaResponse::Fetch(Ok(fetched))) => {
+                            Some(keys.into_iter().zip(fetched.0).collect())
                         }
                         _ => None,
                     };

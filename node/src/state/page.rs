@@ -2,7 +2,7 @@
 
 use quorate_protocol::ids::Index;
 use quorate_protocol::record::{Key, Record};
-use quorate_protocol::rpc::bulk::{Cursor, Page, TokenRow};
+use quorate_protocol::rpc::bulk::{Cursor, PAGE_RECORDS_MAX, PAGE_TOKENS_MAX, Page, TokenRow};
 use quorate_protocol::version::Version;
 
 use super::{Marks, record_bytes};
@@ -46,7 +46,7 @@ pub(super) struct Filling {
 
 impl Filling {
     /// A page for records newer than `since`. It ends after `bytes_max` bytes of them, or
-    /// after `work_max` units of looking at any: a page costs bounded work, found or not.
+    /// where it is as long as a page may be, or after `work_max` units of looking at any: a page costs bounded work, found or not.
     pub(super) fn new(since: Version, bytes_max: usize, work_max: usize) -> Self {
         Self { since, records: Vec::new(), bytes_left: bytes_max, work_left: work_max, last: None }
     }
@@ -58,7 +58,8 @@ impl Filling {
         if wanted {
             self.bytes_left = self.bytes_left.saturating_sub(record_bytes(&key, Some(&record)));
         }
-        let full = self.bytes_left == 0 || self.work_left == 0;
+        let last = wanted && self.records.len() + 1 == PAGE_RECORDS_MAX;
+        let full = last || self.bytes_left == 0 || self.work_left == 0;
         if full {
             self.last = Some(key.clone());
         }
@@ -81,7 +82,7 @@ pub(super) fn token_page(
     forgotten: Index,
     bytes_max: usize,
 ) -> Page {
-    let rows_max = (bytes_max / TOKEN_ROW_BYTES).max(1);
+    let rows_max = (bytes_max / TOKEN_ROW_BYTES).clamp(1, PAGE_TOKENS_MAX);
     let tokens: Vec<_> = rows.take(rows_max).collect();
     let more = tokens.last().filter(|_| tokens.len() == rows_max);
     let next = more.map(|row| Cursor::Token(row.version));

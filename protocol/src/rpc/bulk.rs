@@ -8,9 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::{Answer, TokenId};
 use crate::ids::{History, Index, NodeId};
+use crate::list;
 use crate::record::{Key, Record};
 use crate::rpc::Declined;
 use crate::version::Version;
+
+/// No page carries more records; the next one goes on behind them.
+pub const PAGE_RECORDS_MAX: usize = 1 << 14;
+
+/// No page carries more dedup rows; the next one goes on behind them.
+pub const PAGE_TOKENS_MAX: usize = 1 << 16;
 
 /// What a copying node asks of a source.
 #[tarpc::service]
@@ -72,8 +79,10 @@ pub enum Cursor {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
     /// Records, tombstones included, in key order.
+    #[serde(deserialize_with = "list::at_most::<_, _, PAGE_RECORDS_MAX>")]
     pub records: Vec<(Key, Record)>,
     /// Rows of the dedup table, in version order.
+    #[serde(deserialize_with = "list::at_most::<_, _, PAGE_TOKENS_MAX>")]
     pub tokens: Vec<TokenRow>,
     /// The source may have forgotten requests among the entries at or below this, by the time it
     /// read this page. The highest that came with any page holds for the copy.

@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ClusterId, Epoch, History, NodeId, ProcessId, StoreId};
+use crate::list;
 use crate::settings::Settings;
 use crate::version::{Promise, Version};
-use crate::view::{Directory, Members, View};
+use crate::view::{Directory, Members, NODES_MAX, View};
 
 /// The server's calls.
 #[tarpc::service(derive = [Clone, Serialize, Deserialize])]
@@ -101,6 +102,7 @@ pub struct Whereabouts {
     /// An election or activation is running: ask again soon.
     pub electing: bool,
     /// Every node, to ask when the server is away.
+    #[serde(deserialize_with = "list::at_most::<_, _, NODES_MAX>")]
     pub nodes: Vec<(NodeId, String)>,
 }
 
@@ -155,6 +157,7 @@ pub struct Live {
     pub claim: Claim,
     /// Each node it hears, with the last entry that node durably acknowledged to it or the last
     /// committed one, whichever is lower: from now on the node's floor.
+    #[serde(deserialize_with = "list::at_most::<_, _, NODES_MAX>")]
     pub positions: Vec<(NodeId, Version)>,
 }
 
@@ -255,10 +258,12 @@ pub struct ServerStatus {
     /// The proposed view, if there is one.
     pub proposed: Option<View>,
     /// Who has reported the coordinator in the open ballot.
+    #[serde(deserialize_with = "list::at_most::<_, _, NODES_MAX>")]
     pub reporters: Vec<NodeId>,
     /// Every registered node.
     pub nodes: Directory,
     /// For each node, how long ago anything was heard of it.
+    #[serde(deserialize_with = "list::at_most::<_, _, NODES_MAX>")]
     pub heard_ms_ago: Vec<(NodeId, u64)>,
     /// What the server waits for, in words, where it waits for something.
     pub waiting_for: Option<String>,

@@ -4,10 +4,17 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, History, NodeId};
+use crate::list;
 use crate::record::{Digest, Key, Record};
 use crate::rpc::Declined;
 use crate::version::{Promise, Version};
-use crate::view::View;
+use crate::view::{NODES_MAX, View};
+
+/// No round asks for more keys, and no fetch for more records; the rest waits for the next.
+pub const ROUND_KEYS_MAX: usize = 2_048;
+
+/// No append carries more repairs.
+pub const REPAIRS_MAX: usize = 64;
 
 /// What a coordinator asks of members and learners.
 #[tarpc::service]
@@ -20,7 +27,7 @@ pub trait Replica {
     async fn pull(pull: Pull) -> Pulled;
     /// From the coordinator, when it is the odd one of a read round: the records the others hold,
     /// from the first key on, as many as one answer carries.
-    async fn fetch(fetch: Fetch) -> Result<Vec<Option<Record>>, Declined>;
+    async fn fetch(fetch: Fetch) -> Result<Fetched, Declined>;
     /// From the coordinator, when the receiver lacks more than its log holds: copy its state.
     async fn copy_from(order: CopyOrder) -> Result<(), Declined>;
     /// From any node, to the coordinator: this one is silent (S002-31).
@@ -71,6 +78,7 @@ pub struct Append {
     /// Keys to confirm.
     pub round: Option<Round>,
     /// Records to replace, where the receiver was the odd one.
+    #[serde(deserialize_with = "list::at_most::<_, _, REPAIRS_MAX>")]
     pub repairs: Vec<Repair>,
 }
 
@@ -79,7 +87,8 @@ pub struct Append {
 pub struct Round {
     /// The round's number, rising within an epoch.
     pub number: u64,
-    /// The keys. One who is asked for more than a round of the sender's ever has answers nothing.
+    /// The keys.
+    #[serde(deserialize_with = "list::at_most::<_, _, ROUND_KEYS_MAX>")]
     pub keys: Vec<Key>,
 }
 
@@ -124,6 +133,7 @@ pub struct RoundAnswer {
     /// The number of the round.
     pub number: u64,
     /// One digest a key, in the order asked.
+    #[serde(deserialize_with = "list::at_most::<_, _, ROUND_KEYS_MAX>")]
     pub digests: Vec<Digest>,
 }
 
@@ -169,8 +179,16 @@ pub struct Fetch {
     /// The sender's epoch, and the sender.
     pub promise: Promise,
     /// The keys.
+    #[serde(deserialize_with = "list::at_most::<_, _, ROUND_KEYS_MAX>")]
     pub keys: Vec<Key>,
 }
+
+/// What a member holds at the keys of a [`Fetch`], from the first on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fetched(
+    #[serde(deserialize_with = "list::at_most::<_, _, ROUND_KEYS_MAX>")] pub Vec<Option<Record>>,
+);
 
 /// "Copy this node's state."
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -202,5 +220,6 @@ pub struct ViewAlert {
     /// The view, active now.
     pub view: View,
     /// Who was removed for silence.
+    #[serde(deserialize_with = "list::at_most::<_, _, NODES_MAX>")]
     pub evicted: Vec<NodeId>,
 }

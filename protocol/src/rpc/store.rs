@@ -4,10 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::{Answer, Token};
 use crate::ids::{Index, NodeId};
+use crate::list;
 use crate::record::{Digest, Key, Value};
 use crate::rpc::registry::Whereabouts;
 use crate::version::{Promise, Version};
-use crate::view::View;
+use crate::view::{NODES_MAX, View};
 
 /// What a client asks of nodes.
 #[tarpc::service]
@@ -148,6 +149,7 @@ pub enum Refused {
     #[error("no majority agrees on this key: {}", list_holders(.holders))]
     NoMajority {
         /// Who holds what.
+        #[serde(deserialize_with = "list::at_most::<_, _, NODES_MAX>")]
         holders: Vec<(NodeId, Digest)>,
     },
     /// The node's own copy is damaged and is being repaired.
@@ -210,6 +212,7 @@ pub struct NodeStatus {
     /// It lost data it had promised.
     pub marked: bool,
     /// Whom it suspects.
+    #[serde(deserialize_with = "list::at_most::<_, _, NODES_MAX>")]
     pub suspects: Vec<NodeId>,
     /// Records found to differ from the majority's and written over, since the start.
     pub repairs: u64,

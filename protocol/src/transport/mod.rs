@@ -76,6 +76,7 @@
 //! | peers' connections | [`PEER_CONNECTIONS_MAX`](seats::PEER_CONNECTIONS_MAX) | the next is told `Busy` |
 //! | unanswered requests of a service | [`SERVICE_BYTES_MAX`](seats::SERVICE_BYTES_MAX) | only connections that hold less than [`SHARE_BYTES`](seats::SHARE_BYTES) are read from |
 //! | a frame | [`FRAME_BYTES_MAX`] | from the peer: the connection ends; our own: that call fails |
+//! | a message's lists | each its own, see [`list`](crate::list); what they come to is below [`FRAME_BYTES_MAX`] | as a frame that is too long |
 //! | a frame once begun | [`FRAME_MS_MAX`](connection::FRAME_MS_MAX) | the connection ends |
 //! | unsent output | [`WRITE_BUFFER_BYTES`](connection::WRITE_BUFFER_BYTES) and one frame | no more answers or calls are taken up |
 //! | a peer that reads nothing | [`WRITE_STALL_MS_MAX`](connection::WRITE_STALL_MS_MAX) | the connection ends |

@@ -76,9 +76,9 @@ pub const START_AGAIN: Millis = Millis(1_000);
 /// How often `activation_timeout` is doubled at the most.
 pub const DOUBLINGS_MAX: u32 = 6;
 
-/// How many nodes may be registered at once; far more than a cluster has. At the bound, memory
-/// nodes that are no members and were not heard for longest make room.
-pub const REGISTRATIONS_MAX: usize = 256;
+/// How many nodes may be registered at once. At the bound, memory nodes that are no members and
+/// were not heard for longest make room.
+pub const REGISTRATIONS_MAX: usize = quorate_protocol::view::NODES_MAX;
 
 /// How many members a view may have.
 pub const MEMBERS_MAX: usize = 64;

@@ -249,7 +249,7 @@ impl Runner {
             show(state.proposed.as_ref().map(|it| &it.view)),
             ended(state),
         );
-        for (node, known) in &state.directory {
+        for (node, known) in state.directory.iter() {
             let kind = if known.durable { "disk" } else { "memory" };
             let marked = if known.marked { " marked" } else { "" };
             writeln!(text, "{node}@{} {kind} floor {}{marked}", known.address, known.floor)

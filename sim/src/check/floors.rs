@@ -22,7 +22,7 @@ impl Floors {
     /// The server's state is on disk.
     pub(crate) fn persisted(&mut self, state: &State, durable: &Durable) {
         let same = state.history == self.history;
-        for (node, known) in &state.directory {
+        for (node, known) in state.directory.iter() {
             let before = self.floors.get(node).copied().unwrap_or_default();
             let kept = known.floor >= before || known.marked || !same;
             self.wrong.unless(kept, || {
