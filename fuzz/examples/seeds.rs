@@ -10,6 +10,7 @@ use quorate_fuzz::directory;
 use quorate_node::log::disk::{DiskLog, DiskOptions};
 use quorate_node::log::torn::TornDisk;
 use quorate_node::log::{Log, LogOp};
+use quorate_node::shell::identity::print;
 use quorate_node::state::{DiskState, Identity, Marks, State as _, decode};
 use quorate_protocol::entry::{Answer, Entry, Mutation, Token};
 use quorate_protocol::ids::{
@@ -29,8 +30,8 @@ use quorate_protocol::rpc::registry::{
     RegistryRequest, RegistryResponse, Report, ServerStatus, SettingChange, Whereabouts,
 };
 use quorate_protocol::rpc::replica::{
-    Append, Appended, CopyOrder, Fetch, Fetched, Prepare, Prepared, Pull, Pulled, Repair, ReplicaRequest,
-    ReplicaResponse, Round, RoundAnswer, ViewAlert,
+    Append, Appended, CopyOrder, Fetch, Fetched, Prepare, Prepared, Pull, Pulled, Repair,
+    ReplicaRequest, ReplicaResponse, Round, RoundAnswer, ViewAlert,
 };
 use quorate_protocol::rpc::store::{
     Change, ChangeReply, Command, Level, Read, ReadReply, Refused, StoreRequest, StoreResponse,
@@ -67,6 +68,8 @@ fn main() {
     rows(&seeds);
     server_states(&seeds);
     texts(&seeds);
+    identities(&seeds);
+    runtimes(&seeds);
 }
 
 fn version(index: u64) -> Version {
@@ -589,6 +592,41 @@ fn server_states(seeds: &Seeds) {
             let file = store::encode(&state);
             seeds.put("server_state", &format!("{name}-{mended}"), &[&[mended], &file]);
         }
+    }
+}
+
+fn identities(seeds: &Seeds) {
+    let files = [None, Some((ClusterId(9), NodeId(3)))].map(|it| print(StoreId(7), it));
+    for (number, file) in files.iter().enumerate() {
+        for mended in [0, 1] {
+            let name = format!("node-{number}-{mended}");
+            seeds.put("identity", &name, &[&[mended], file.as_bytes()]);
+        }
+    }
+}
+
+fn runtimes(seeds: &Seeds) {
+    let process = r#"{"pid": 4711, "began": 12345}"#;
+    let node = |slot: u32, id: &str| {
+        let address = format!("127.0.0.1:{}", 4747 + slot);
+        format!(r#"{{"slot": {slot}, "id": {id}, "address": "{address}", "process": {process}}}"#)
+    };
+    let file = |supervisor: &str, scratch: &str, nodes: &[String]| {
+        let nodes = nodes.join(", ");
+        format!(
+            r#"{{"format": 1, "supervisor": {supervisor}, "scratch": {scratch}, "log": "info",
+            "trace": null, "server": {{"address": "127.0.0.1:4747", "process": {process}}},
+            "nodes": [{nodes}]}}"#
+        )
+    };
+    let nodes = [node(1, "1"), node(2, "null")];
+    seeds.put("runtime", "server", &[file("null", "null", &[]).as_bytes()]);
+    seeds.put("runtime", "detached", &[file("null", "null", &nodes).as_bytes()]);
+    seeds.put("runtime", "memory", &[file(process, r#""/tmp/scratch""#, &nodes).as_bytes()]);
+    for pid in ["0", "4294967295", "1"] {
+        let other = format!(r#"{{"pid": {pid}, "began": null}}"#);
+        let name = format!("pid-{pid}");
+        seeds.put("runtime", &name, &[file(&other, "null", &nodes).as_bytes()]);
     }
 }
 

@@ -73,6 +73,14 @@ pub fn row(body: &[u8]) -> Vec<u8> {
     [&xxh3_64(body).to_le_bytes()[..], body].concat()
 }
 
+/// The line with the checksum that a node's identity file carries, in place of its last word.
+#[must_use]
+pub fn identity(text: &str) -> String {
+    let line = text.trim_end_matches('\n');
+    let line = line.rsplit_once(' ').map_or(line, |(line, _)| line);
+    format!("{line} {:08x}\n", crc32c::crc32c(line.as_bytes()))
+}
+
 /// Rights length and checksum of a server's state file.
 pub fn server_state(file: &mut [u8]) {
     let Some((header, body)) = file.split_first_chunk_mut::<20>() else { return };

@@ -15,6 +15,7 @@
 mod child;
 mod cluster;
 mod control;
+mod entries;
 mod process;
 pub(crate) mod runtime;
 

@@ -9,64 +9,18 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
-use quorate_protocol::ids::NodeId;
 use rustix::fs::FlockOperation;
-use serde::{Deserialize, Serialize};
 
+pub(crate) use super::entries::{NodeEntry, Runtime, ServerEntry};
 use super::process::Process;
 use crate::exit::Failure;
 
 const FILE: &str = "cluster.json";
 
-/// Rises when a field changes its meaning.
-const FORMAT: u32 = 1;
-
-/// A cluster that runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Runtime {
-    format: u32,
-    /// The `quorate up` that looks after the processes; none after `--detach`.
-    pub(crate) supervisor: Option<Process>,
-    /// Where a cluster in memory keeps what it must keep while it runs.
-    pub(crate) scratch: Option<PathBuf>,
-    /// How nodes are started again.
-    pub(crate) log: String,
-    pub(crate) trace: Option<PathBuf>,
-    pub(crate) server: ServerEntry,
-    pub(crate) nodes: Vec<NodeEntry>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ServerEntry {
-    pub(crate) address: String,
-    pub(crate) process: Process,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct NodeEntry {
-    /// Which of the directories node-1, node-2, ... it has.
-    pub(crate) slot: u32,
-    /// Its number in the cluster, once the server gave it one.
-    pub(crate) id: Option<NodeId>,
-    pub(crate) address: String,
-    pub(crate) process: Process,
-}
-
 impl Runtime {
-    /// A cluster of which only the server runs yet.
-    pub(crate) fn new(
-        supervisor: Option<Process>,
-        scratch: Option<PathBuf>,
-        log: String,
-        trace: Option<PathBuf>,
-        server: ServerEntry,
-    ) -> Self {
-        Self { format: FORMAT, supervisor, scratch, log, trace, server, nodes: Vec::new() }
-    }
-
     /// The cluster that runs in `dir`; `None` where the file is not there.
     ///
     /// # Errors
@@ -86,11 +40,7 @@ impl Runtime {
                 path.display()
             ))
         };
-        let read: Self = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-        if read.format != FORMAT {
-            return Err(wrong(format!("format {}, not {FORMAT}", read.format)));
-        }
-        Ok(Some(read))
+        Self::parse(&text).map(Some).map_err(wrong)
     }
 
     /// Replaces the file.
@@ -99,8 +49,7 @@ impl Runtime {
     /// When it cannot be written.
     pub(crate) fn write(&self, dir: &Path) -> Result<(), Failure> {
         let next = dir.join(format!("{FILE}.new"));
-        let text = serde_json::to_string_pretty(self).expect("plain data");
-        std::fs::write(&next, text)
+        std::fs::write(&next, self.print())
             .and_then(|()| std::fs::rename(&next, dir.join(FILE)))
             .with_context(|| format!("cannot write {}", dir.join(FILE).display()))?;
         Ok(())
@@ -144,7 +93,7 @@ impl Runtime {
         let mut runtime = Self::new(None, None, "info".to_owned(), None, server);
         runtime.nodes.push(NodeEntry {
             slot: 1,
-            id: Some(NodeId(1)),
+            id: Some(quorate_protocol::ids::NodeId(1)),
             address: "127.0.0.1:2".to_owned(),
             process: Process::this(),
         });

@@ -14,8 +14,7 @@ use std::path::{Path, PathBuf};
 use quorate_protocol::ids::{ClusterId, NodeId, StoreId};
 use rustix::fs::{FlockOperation, flock};
 
-/// The format of the directory. Another one is refused, not guessed at.
-const FORMAT: &str = "quorate-node-1";
+use super::identity::{parse, print};
 
 /// Why a data directory cannot be used. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
@@ -184,39 +183,6 @@ fn take(file: File, how: FlockOperation, dir: &Path) -> Result<File, DirectoryEr
         Err(rustix::io::Errno::WOULDBLOCK) => Err(DirectoryError::InUse { dir: dir.to_owned() }),
         Err(error) => Err(io_at(&dir.join("lock"))(error.into())),
     }
-}
-
-fn print(store: StoreId, identity: Option<(ClusterId, NodeId)>) -> String {
-    let line = match identity {
-        Some((cluster, node)) => format!("{FORMAT} {store} {cluster} {}", node.0),
-        None => format!("{FORMAT} {store} - -"),
-    };
-    let checksum = crc32c::crc32c(line.as_bytes());
-    format!("{line} {checksum:08x}\n")
-}
-
-fn parse(text: &str) -> Result<(StoreId, Option<(ClusterId, NodeId)>), String> {
-    let line = text.trim_end_matches('\n');
-    let (rest, checksum) = line.rsplit_once(' ').ok_or("it is empty or cut short")?;
-    if !rest.starts_with(FORMAT) {
-        return Err(format!("it does not begin with {FORMAT}"));
-    }
-    if checksum != format!("{:08x}", crc32c::crc32c(rest.as_bytes())) {
-        return Err("its checksum is wrong".to_owned());
-    }
-    let fields: Vec<_> = rest.split(' ').collect();
-    let [_, store, cluster, node] = fields[..] else {
-        return Err("it has too few or too many fields".to_owned());
-    };
-    let store = store.parse().map_err(|_| "its store id is no number")?;
-    let identity = match (cluster, node) {
-        ("-", "-") => None,
-        (cluster, node) => Some((
-            cluster.parse().map_err(|_| "its cluster id is no number")?,
-            node.parse().map_err(|_| "its node id is no number")?,
-        )),
-    };
-    Ok((store, identity))
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ mod bounds;
 mod clock;
 mod copy;
 pub(crate) mod directory;
+pub mod identity;
 mod effects;
 mod inbox;
 mod logger;

@@ -243,3 +243,38 @@ fn remove_if_there(dir: &Path) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head() -> Vec<u8> {
+        let (store, cluster, history) = (StoreId(7), ClusterId(9), History(2));
+        super::super::decode::encode_head(&Identity { store, cluster, history }, 5)
+    }
+
+    fn is_damaged(bytes: &[u8]) -> bool {
+        matches!(decode_head(Path::new("state"), bytes), Err(OpenError::Damaged { .. }))
+    }
+
+    #[test]
+    fn a_byte_behind_head_is_damage() {
+        let head = head();
+        assert_eq!(decode_head(Path::new("state"), &head).unwrap().generation, 5);
+        for body in [[&head[8..], &[0]].concat(), head[8..head.len() - 1].to_vec()] {
+            let sum = xxhash_rust::xxh3::xxh3_64(&body).to_le_bytes();
+            assert!(is_damaged(&[&sum[..], &body].concat()), "its checksum is right");
+        }
+    }
+
+    #[test]
+    fn a_head_that_is_cut_short_or_flipped_is_damage() {
+        let head = head();
+        for at in 0..head.len() {
+            assert!(is_damaged(&head[..at]), "cut at {at}");
+            let mut flipped = head.clone();
+            flipped[at] ^= 1;
+            assert!(is_damaged(&flipped), "flipped at {at}");
+        }
+    }
+}
