@@ -16,7 +16,7 @@ mod table;
 use serde::{Deserialize, Serialize};
 
 pub use self::patterns::{Patterns, check_key_size};
-pub use self::table::docs_table;
+pub use self::table::{LOG_BYTES_MAX_MIN, docs_table};
 use self::table::{ROWS, Row};
 use crate::time::Millis;
 

@@ -182,6 +182,33 @@ pub enum ReadError {
 /// What a log that failed says to everything.
 const FAILED: &str = "the log failed earlier and takes no more calls; restart the node";
 
+/// How much of a log is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// The tail for peers that lag.
+    pub tail_bytes: u64,
+    /// What the log may take: where it would take more, there is no tail.
+    pub bytes_max: u64,
+}
+
+/// Frees what is at or below `durable_applied`, but for what is to be kept.
+///
+/// Segments may be far from full, where large groups come between small ones: then even a tail
+/// within its bound takes more than the log may, and would keep every write waiting for ever.
+///
+/// # Errors
+/// Where the disk fails.
+pub fn shorten(log: &mut dyn Log, durable_applied: Index, keep: Keep) -> io::Result<()> {
+    let behind_tail = log.tail_after(keep.tail_bytes).min(durable_applied);
+    if behind_tail > log.shape().base().index {
+        log.drop_through(behind_tail)?;
+    }
+    if log.bytes() > keep.bytes_max && durable_applied > log.shape().base().index {
+        log.drop_through(durable_applied)?;
+    }
+    Ok(())
+}
+
 /// A node's log.
 ///
 /// After any call but `read` returned an error, the log refuses every further call, and what

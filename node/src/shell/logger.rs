@@ -8,11 +8,20 @@ use std::thread;
 
 use bytes::Bytes;
 use quorate_protocol::ids::Index;
+use quorate_protocol::settings::LOG_BYTES_MAX_MIN;
 use quorate_protocol::version::Version;
 
 use super::inbox::{Inbox, Input};
 use crate::core::event::{Event, Ticket};
-use crate::log::{GROUP_BYTES_MAX, Log, LogOp, ReadError};
+use crate::log::{self, GROUP_BYTES_MAX, Keep, Log, LogOp, ReadError};
+
+/// How much is written in one group at the most, one step of that size aside.
+const GATHER_BYTES_MAX: usize = GROUP_BYTES_MAX / 4;
+
+const _: () = assert!(
+    2 * GATHER_BYTES_MAX as u64 <= LOG_BYTES_MAX_MIN,
+    "a log of one segment, however long, has room for what is written next"
+);
 
 /// What is asked of the log thread.
 enum Request {
@@ -25,10 +34,10 @@ enum Request {
         bytes_max: usize,
         then: Reader,
     },
-    /// Drop what the state has on disk, but for a tail of about this many bytes.
+    /// Drop what the state has on disk, but for so much.
     Drop {
         durable_applied: Index,
-        tail_bytes: u64,
+        keep: Keep,
     },
     Close,
 }
@@ -62,8 +71,8 @@ impl Logger {
         self.ask(Request::Read { after, bytes_max, then });
     }
 
-    pub(crate) fn shorten(&self, durable_applied: Index, tail_bytes: u64) {
-        self.ask(Request::Drop { durable_applied, tail_bytes });
+    pub(crate) fn shorten(&self, durable_applied: Index, keep: Keep) {
+        self.ask(Request::Drop { durable_applied, keep });
     }
 
     fn ask(&self, request: Request) {
@@ -104,9 +113,7 @@ impl Worker {
                     then(read);
                     Ok(())
                 }
-                Request::Drop { durable_applied, tail_bytes } => {
-                    self.shorten(durable_applied, tail_bytes)
-                }
+                Request::Drop { durable_applied, keep } => self.shorten(durable_applied, keep),
                 Request::Close => break,
             };
             if let Err(why) = done {
@@ -128,12 +135,9 @@ impl Worker {
         Ok(())
     }
 
-    fn shorten(&mut self, durable_applied: Index, tail_bytes: u64) -> std::io::Result<()> {
-        let through = self.log.tail_after(tail_bytes).min(durable_applied);
-        if through > self.log.shape().base().index {
-            self.log.drop_through(through)?;
-            self.tell_base();
-        }
+    fn shorten(&mut self, durable_applied: Index, keep: Keep) -> std::io::Result<()> {
+        log::shorten(&mut *self.log, durable_applied, keep)?;
+        self.tell_base();
         self.inbox.put(Input::LogBytes(self.log.bytes()));
         Ok(())
     }
@@ -158,7 +162,7 @@ fn gather(
     while let Ok(request) = requests.try_recv() {
         match request {
             Request::Write { ticket: next, ops: more }
-                if bytes + size(&more) <= GROUP_BYTES_MAX / 4 =>
+                if bytes + size(&more) <= GATHER_BYTES_MAX =>
             {
                 bytes += size(&more);
                 ticket = next;

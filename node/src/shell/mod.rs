@@ -22,7 +22,7 @@
 //! * `effects`, `bounds`: carrying out what the cores ask, and how much at once.
 //! * `prefetch`: what waits for the state's disk, so that the cores do not.
 //! * `trace`: the spans of the cores' steps.
-//! * `upkeep`: shortening the log, dropping tombstones, verifying the disk.
+//! * `upkeep`, `retention`: shortening the log, dropping tombstones, verifying the disk.
 //!
 //! [`Drained`]: quorate_coordinator::core::event::Event::Drained
 
@@ -45,6 +45,7 @@ mod tail;
 mod tests;
 mod trace;
 mod upkeep;
+mod retention;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;

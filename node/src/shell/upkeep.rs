@@ -1,7 +1,6 @@
 //! Slow, recurring work in the background: shortening the log, dropping old tombstones, verifying
 //! what is on disk.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use quorate_protocol::record::Key;
@@ -12,6 +11,8 @@ use quorate_protocol::version::Version;
 
 use super::Shell;
 use super::inbox::Input;
+use super::retention::Ages;
+use crate::log::Keep;
 
 /// How often it is looked whether anything is to be done.
 pub(super) const UPKEEP: Millis = Millis(500);
@@ -19,10 +20,6 @@ pub(super) const UPKEEP: Millis = Millis(500);
 const SCRUB_BYTES: usize = 1 << 20;
 /// How many damaged records are healed at once; the scrub comes by again.
 const HEAL_MAX: usize = 64;
-/// How often it is remembered how far the state was.
-const SAMPLE_EVERY: Millis = Millis(10_000);
-/// How many such samples are kept; more than a day of retention counts from the oldest.
-const SAMPLES_MAX: usize = 9_000;
 /// How long a read that heals may take.
 const HEAL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -30,8 +27,7 @@ const HEAL_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(super) struct Upkeep {
     at: Moment,
-    /// How far the state was at a time, oldest first.
-    samples: VecDeque<(Moment, Version)>,
+    ages: Ages,
     scrub_after: Option<Key>,
     scrubbing: bool,
     /// A sync that [`Shell::make_room`] asked for is under way.
@@ -66,8 +62,8 @@ impl Shell {
     /// Drops the log that the state has on disk, but for a tail for peers that lag.
     fn shorten_log(&mut self) {
         let settings = self.node.settings();
-        let tail_bytes = settings.log_tail_bytes;
-        if self.log_bytes <= tail_bytes {
+        let keep = Keep { tail_bytes: settings.log_tail_bytes, bytes_max: settings.log_bytes_max };
+        if self.log_bytes <= keep.tail_bytes {
             return;
         }
         let durable = self.node.replica().durable_applied().index;
@@ -75,7 +71,7 @@ impl Shell {
         // past that, another pass of the copy carries the difference (design §4).
         let pinned = self.copies.pinned().filter(|_| self.log_bytes <= settings.log_bytes_max / 2);
         let through = pinned.map_or(durable, |version| version.index.min(durable));
-        self.logger.shorten(through, tail_bytes);
+        self.logger.shorten(through, keep);
     }
 
     /// Writes wait while the log takes more than it may, and it keeps what the state lacks on disk
@@ -105,17 +101,7 @@ impl Shell {
     /// Drops tombstones that every member has on disk and that are older than the retention.
     fn sweep(&mut self, now: Moment) {
         let retention = self.node.settings().tombstone_retention_ms;
-        let samples = &mut self.upkeep.samples;
-        if samples.back().is_none_or(|(at, _)| now.since(*at) >= SAMPLE_EVERY) {
-            samples.push_back((now, self.state.applied()));
-        }
-        let mut old_enough = Version::ZERO;
-        while let Some((at, applied)) = samples.front()
-            && (now.since(*at) >= retention || samples.len() > SAMPLES_MAX)
-        {
-            old_enough = *applied;
-            samples.pop_front();
-        }
+        let old_enough = self.upkeep.ages.old_enough(now, retention, self.state.applied());
         let horizon = self.node.replica().horizon().min(old_enough);
         if horizon > Version::ZERO {
             self.state.sweep(horizon, |swept| match swept {

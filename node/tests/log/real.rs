@@ -3,12 +3,15 @@
 use std::fs;
 use std::path::Path;
 
-use quorate_node::log::Log;
+use bytes::BytesMut;
 use quorate_node::log::disk::{DiskLog, DiskOptions, SPARES_MAX};
 use quorate_node::log::files::{Files, LogFile, RealFiles};
 use quorate_node::log::recover::OpenError;
+use quorate_node::log::{Keep, Log, LogOp, shorten};
+use quorate_protocol::settings::LOG_BYTES_MAX_MIN;
+use quorate_protocol::version::Version;
 
-use super::model::{Model, Op, STORE, plain_writes};
+use super::model::{Model, Op, STORE, entry, plain_writes};
 
 const OPTIONS: DiskOptions = DiskOptions { segment_bytes: 64 << 10, ..DiskOptions::new(STORE) };
 
@@ -68,6 +71,32 @@ fn a_group_that_is_longer_than_a_segment_gets_a_longer_one() {
     let log = open(place.path());
     model.check(&log);
     model.check_reads(&log, 1);
+}
+
+/// Writes wait while a log takes more than it may, and begin a segment only when they go on.
+#[test]
+fn a_log_has_room_at_the_smallest_bound_whatever_is_written() {
+    let place = tempfile::tempdir().unwrap();
+    let files = RealFiles::create(place.path()).unwrap();
+    let (mut log, _) = DiskLog::open(files, DiskOptions::new(STORE)).unwrap();
+    let mut last = Version::ZERO;
+    for (tail_bytes, rounds) in [(1 << 20, 2), (LOG_BYTES_MAX_MIN / 2, 4)] {
+        for nth in 0..2 * rounds {
+            // A small group, then the largest there is: each has a segment of its own.
+            let entry_bytes = if nth % 2 == 0 { 5_000 } else { 15 << 20 };
+            let (prev, mut batch) = (last, BytesMut::new());
+            for _ in 0..2 {
+                last = Version::new(1, last.index.0 + 1);
+                entry(last, entry_bytes).encode(&mut batch);
+            }
+            let append = LogOp::Append { prev, batch: batch.freeze(), last };
+            log.write(&[append, LogOp::DurableApplied(last)]).unwrap();
+            let keep = Keep { tail_bytes, bytes_max: LOG_BYTES_MAX_MIN };
+            shorten(&mut log, last.index, keep).unwrap();
+            assert!(log.bytes() <= keep.bytes_max, "{} bytes, after write {nth}", log.bytes());
+            assert_eq!(log.shape().last(), last);
+        }
+    }
 }
 
 #[test]

@@ -40,6 +40,10 @@ enum Kind {
     Divergence(fn(&mut Settings) -> &mut Divergence),
 }
 
+/// The least that `log_bytes_max` may be: the one segment that a log always has, which may be as long
+/// as the greatest group that is written at once, must leave room for another.
+pub const LOG_BYTES_MAX_MIN: u64 = 64 << 20;
+
 const SECOND: u64 = 1_000;
 const HOUR: u64 = 3_600 * SECOND;
 const MIB: u64 = 1 << 20;
@@ -138,7 +142,7 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         name: "log_bytes_max",
-        kind: Kind::Size64(8 * MIB, 1 << 44, |s| &mut s.log_bytes_max),
+        kind: Kind::Size64(LOG_BYTES_MAX_MIN, 1 << 44, |s| &mut s.log_bytes_max),
         meaning: "How much a node's log may take; writes wait where it is reached. At least twice `log_tail_bytes`.",
     },
 ];
