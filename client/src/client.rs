@@ -182,7 +182,7 @@ impl Client {
         let read = Read { key: key.into(), level: options.level };
         let _place = self.place(deadline).await?;
         match options.level {
-            Level::Majority => self.read_coordinator(read, deadline).await,
+            Level::Majority | Level::Stored => self.read_coordinator(read, deadline).await,
             Level::Weak => self.read_any(read, deadline).await,
         }
     }

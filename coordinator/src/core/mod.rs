@@ -33,7 +33,7 @@ use quorate_protocol::rpc::registry::{
     Claim, Live, LiveAnswer, Proposal, RegistryError, Resignation,
 };
 use quorate_protocol::rpc::replica::{Appended, Repair, ViewAlert};
-use quorate_protocol::rpc::store::Refused;
+use quorate_protocol::rpc::store::{Level, Refused};
 use quorate_protocol::settings::{Patterns, Settings};
 use quorate_protocol::time::Moment;
 use quorate_protocol::version::{Promise, Version};
@@ -131,7 +131,9 @@ impl Core {
             Event::Read { ticket, read, deadline } => {
                 if matches!(self.phase, Phase::Idle) {
                     effects.push(round::refuse(ticket, self.not_coordinator()));
-                } else if let Err(why) = self.patterns.check_key(&read.key) {
+                } else if read.level != Level::Stored
+                    && let Err(why) = self.patterns.check_key(&read.key)
+                {
                     effects.push(round::refuse(ticket, Refused::InvalidKey { why }));
                 } else if mutant::is_on(Mutant::ReadWithoutRound) && self.is_serving() {
                     let record = records.get(&read.key).unwrap_or_default();

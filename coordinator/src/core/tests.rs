@@ -370,7 +370,8 @@ impl Runner {
                 let (ticket, deadline) = self.request(args)?;
                 let times = args.key("times")?.unwrap_or(1);
                 let key = Key::from(args.word().ok_or("no key")?.repeat(times));
-                let read = store::Read { key, level: Level::Majority };
+                let level = if args.flag("stored") { Level::Stored } else { Level::Majority };
+                let read = store::Read { key, level };
                 self.step(Event::Read { ticket, read, deadline })
             }
             "activated" | "proposed" => self.server_answers(name, args)?,

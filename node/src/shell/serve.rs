@@ -130,7 +130,7 @@ impl Shell {
             // A value takes a while to fetch: for nobody, the others shall not wait.
             Level::Weak if !responder.has_room() => drop(responder),
             Level::Weak => responder.send(StoreResponse::Read(self.weak_read(&read))),
-            Level::Majority => {
+            Level::Majority | Level::Stored => {
                 if let Some(refused) = self.not_here() {
                     return responder.send(StoreResponse::Read(ReadReply::Refused(refused)));
                 }

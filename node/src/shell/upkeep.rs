@@ -148,7 +148,7 @@ impl Shell {
             Link::<StoreRequest, StoreResponse>::new(address, Service::Store, self.cluster.clone());
         tokio::spawn(async move {
             for key in scrub.damaged.into_iter().take(HEAL_MAX) {
-                let read = Read { key, level: Level::Majority };
+                let read = Read { key, level: Level::Stored };
                 if let Err(error) = link.call(StoreRequest::Read { read }, HEAL_TIMEOUT).await {
                     tracing::warn!(%error, "a damaged record was not healed yet");
                 }

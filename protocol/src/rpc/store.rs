@@ -33,6 +33,10 @@ pub enum Level {
     Majority,
     /// Committed but possibly stale; from any one node, at once.
     Weak,
+    /// As `Majority`, of a key that a state holds already: asked by the scrub of a node whose copy is
+    /// damaged. What keys may be by the settings of today is not asked; it may have been other when
+    /// the key was written.
+    Stored,
 }
 
 /// "What is at this key?"

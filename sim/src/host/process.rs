@@ -394,7 +394,7 @@ impl Process {
     fn scrub(&mut self) {
         let Some(key) = self.state.damaged().cloned() else { return };
         let Some(view) = self.node.view() else { return };
-        let read = Request::Read(Read { key, level: Level::Majority });
+        let read = Request::Read(Read { key, level: Level::Stored });
         self.send(view.coordinator, read, Then::Nothing, CALL_MS);
     }
 
