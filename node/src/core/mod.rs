@@ -248,7 +248,11 @@ impl Core {
             return;
         }
         if let Some(known) = self.nodes.get_mut(&beat.node) {
-            if known.store == beat.store && known.address != beat.address {
+            if known.store != beat.store {
+                // Another process under its name, or a beat from before: not that node (INV-9).
+                return;
+            }
+            if known.address != beat.address {
                 known.address.clone_from(&beat.address);
                 effects.push(Effect::Peers(self.nodes.clone()));
             }
