@@ -56,8 +56,9 @@ pub struct Config {
     /// Found the cluster with the original's rule for keys and values. Of no effect on a
     /// cluster that is there already.
     pub alphanumeric: bool,
-    /// Give up what the members hold before starting. The caller has shown
-    /// [`abandon_preview`](crate::abandon::abandon_preview) and asked.
+    /// `--abandon-data`: begin a new history, with what one node holds and without all that only
+    /// others do. The caller has shown [`abandon_preview`](crate::abandon::abandon_preview) and
+    /// asked.
     pub abandon_data: bool,
 }
 

@@ -7,6 +7,10 @@ use super::Core;
 use super::election::{Cause, Election};
 use super::survey::Standing;
 
+/// The operator's way out.
+const AFRESH: &str = "start the server again with --abandon-data: it says what may be lost, and \
+                      one node goes on with what it holds";
+
 impl Core {
     /// What must happen before writes go on, where something must.
     pub(super) fn waiting_for(&self) -> Option<String> {
@@ -60,8 +64,7 @@ impl Core {
         let missing = members.write_quorum().checked_sub(members.len() - silent.len())?;
         (missing > 0).then(|| {
             format!(
-                "{missing} of {silent} to return, for writes to go on; if they cannot, give up \
-                 what only they hold with quorate server --abandon-data"
+                "{missing} of {silent} to return, for writes to go on; if they cannot, {AFRESH}"
             )
         })
     }
@@ -93,8 +96,7 @@ impl Core {
             format!("; all kept in memory: erased once every one is gone for {gone_after}")
         } else {
             format!(
-                "; {on_disk} have their data on disk: start them again, or give the data up with \
-                 quorate server --abandon-data"
+                "; {on_disk} have their data on disk: start them again; if they cannot be, {AFRESH}"
             )
         }
     }
