@@ -109,6 +109,7 @@ impl Core {
             return Err(self.stale(epoch));
         }
         let evicted = self.change().activate();
+        self.drop_ghosts();
         self.activation = None;
         self.election = None;
         self.ballot = None;

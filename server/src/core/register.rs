@@ -130,13 +130,32 @@ impl Core {
             };
             drop.push(*oldest);
         }
-        for node in drop {
+        self.forget(drop);
+        Ok(())
+    }
+
+    /// Drops memory nodes that were members when a newer one came to their address, and are not any
+    /// more: their stores died with their processes.
+    pub(super) fn drop_ghosts(&mut self) {
+        let directory = &self.state.directory;
+        let members = self.state.members();
+        let is_ghost = |(node, known): &(&NodeId, &Registration)| {
+            let mut newer = directory.iter().filter(|(other, _)| *other > *node);
+            !known.durable
+                && !members.contains(**node)
+                && newer.any(|(_, other)| other.address == known.address)
+        };
+        let ghosts = directory.iter().filter(is_ghost).map(|(node, _)| *node).collect();
+        self.forget(ghosts);
+    }
+
+    fn forget(&mut self, nodes: Vec<NodeId>) {
+        for node in nodes {
             let state = self.change();
             state.directory.remove(&node);
             state.processes.remove(&node);
             self.hearing.forget(node);
         }
-        Ok(())
     }
 
     /// Keeps where a returning node listens now.
