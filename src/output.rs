@@ -76,7 +76,7 @@ impl Said {
                     None => "nothing there".to_owned(),
                 };
                 let heard = match heard_ms_ago {
-                    Some(ms) => format!(", heard from its coordinator {ms} ms before"),
+                    Some(ms) => format!(", in touch with the cluster {ms} ms before"),
                     None => String::new(),
                 };
                 format!("{by} answered: {what}, applied {applied}{heard}")

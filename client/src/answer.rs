@@ -16,7 +16,7 @@ pub struct Reading {
     /// Who answered.
     pub by: NodeId,
     /// For a weak read: how long before, in milliseconds, the answering node had heard from its
-    /// coordinator; `None` is never.
+    /// coordinator, or, if it is that itself, from a majority; `None` is never.
     pub heard_ms_ago: Option<u64>,
 }
 

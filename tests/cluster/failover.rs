@@ -174,6 +174,41 @@ fn a_coordinator_that_wakes_up_deposed_serves_nothing() {
     });
 }
 
+#[test]
+fn a_coordinator_that_hears_no_majority_says_how_old_its_weak_reads_may_be() {
+    alone(async {
+        let cluster = Cluster::start(3).await;
+        cluster.client().await.write("k", "v").await.unwrap();
+        let coordinator = cluster.coordinator().await;
+        let address = cluster.address(coordinator);
+        let age = async || match ask::read(address, "k", Level::Weak, PATIENCE).await? {
+            ReadReply::Found { by, heard_ms_ago, .. } if by == coordinator => {
+                heard_ms_ago.ok_or_else(|| "it never heard anybody".to_owned())
+            }
+            other => Err(format!("{other:?}")),
+        };
+        until("a coordinator that is followed is in touch", async || match age().await? {
+            ms @ 0..500 => Ok(ms),
+            ms => Err(format!("{ms} ms ago")),
+        })
+        .await;
+        let others: Vec<_> = cluster.up().into_iter().filter(|node| *node != coordinator).collect();
+        for node in &others {
+            cluster.process(*node).pause().await;
+        }
+        until("a coordinator that is cut off says so", async || match age().await? {
+            ms @ 2_000.. => Ok(ms),
+            ms => Err(format!("{ms} ms ago")),
+        })
+        .await;
+        for node in &others {
+            cluster.signal(*node, Signal::CONT);
+        }
+        cluster.settled(&cluster.up()).await;
+        cluster.end();
+    });
+}
+
 /// A part of what a load left behind: enough to tell whether a node has it.
 fn last_of<K: Ord + Clone, V: Clone>(
     contents: std::collections::BTreeMap<K, V>,

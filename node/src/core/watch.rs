@@ -118,6 +118,23 @@ impl Watch {
         self.peers.get(&node).map(|peer| now.since(peer.heard_at))
     }
 
+    /// How long ago this node was last in touch with what is decided in `view`: it heard the
+    /// coordinator, or, if it is that itself, so many members that with it they are a majority. A
+    /// coordinator that is cut off is not the newest there is, however well it hears itself.
+    #[must_use]
+    pub fn in_touch_ago(&self, now: Moment, me: NodeId, view: &View) -> Option<Millis> {
+        if view.coordinator != me {
+            return self.heard_ago(now, view.coordinator);
+        }
+        let others = view.members.iter().filter(|node| *node != me);
+        let mut ago: Vec<_> = others.filter_map(|node| self.heard_ago(now, node)).collect();
+        ago.sort_unstable();
+        match view.members.write_quorum().saturating_sub(1) {
+            0 => Some(Millis(0)),
+            needed => ago.get(needed - 1).copied(),
+        }
+    }
+
     /// The vote: the lowest id believed alive and within one batch of the best position heard
     /// (S002-20). This node is alive and knows its own position.
     fn vote(
@@ -255,5 +272,34 @@ mod tests {
         // A view that changes nothing for it excuses nothing.
         watch.follow(late, &members(&[1, 2]), &members(&[1, 2]));
         assert_eq!(silent(&mut watch, late, &view(6, &[1, 2])), 1);
+    }
+
+    #[test]
+    fn what_is_heard_of_a_majority() {
+        let me = NodeId(1);
+        let view = |coordinator, of: &[u32]| View {
+            history: History(0),
+            epoch: Epoch(1),
+            coordinator: NodeId(coordinator),
+            members: of.iter().copied().map(NodeId).collect(),
+        };
+        let mut watch = Watch::default();
+        // Each was heard 100 ms after the one before.
+        for node in 2..=5 {
+            let at = Moment(0) + Millis(100).times(node.into());
+            watch.learn_nodes(at, Some(me), &directory(&(2..=node).collect::<Vec<_>>()));
+        }
+        let now = Moment(0) + Millis(1_000);
+        let ago = |coordinator, of: &[u32]| {
+            watch.in_touch_ago(now, me, &view(coordinator, of)).map(|ago| ago.0)
+        };
+        assert_eq!(ago(3, &[1, 2, 3]), Some(700), "a follower has it from its coordinator");
+        assert_eq!(ago(1, &[1]), Some(0), "alone it is the majority");
+        assert_eq!(ago(1, &[1, 2]), Some(800));
+        assert_eq!(ago(1, &[1, 2, 3]), Some(700), "the nearer of two is enough");
+        assert_eq!(ago(1, &[1, 2, 3, 4]), Some(700), "of three, two are needed");
+        assert_eq!(ago(1, &[1, 2, 3, 4, 5]), Some(600));
+        assert_eq!(ago(1, &[1, 2, 8, 9, 10]), None, "never heard of enough");
+        assert_eq!(ago(8, &[1, 8]), None);
     }
 }

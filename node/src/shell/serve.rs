@@ -158,14 +158,9 @@ impl Shell {
             .as_ref()
             .filter(|record| record.value.is_some())
             .map_or(Version::ZERO, |record| record.version);
-        let coordinator = self.node.view().map(|view| view.coordinator);
-        let heard_ms_ago = if coordinator == Some(by) {
-            Some(0)
-        } else {
-            coordinator
-                .and_then(|node| self.node.watch().heard_ago(self.now(), node))
-                .map(|ago| ago.0)
-        };
+        let watch = self.node.watch();
+        let in_touch = |view| watch.in_touch_ago(self.now(), by, view);
+        let heard_ms_ago = self.node.view().and_then(in_touch).map(|ago| ago.0);
         let value = record.and_then(|record| record.value);
         ReadReply::Found { value, version, applied, by, heard_ms_ago }
     }

@@ -61,7 +61,8 @@ pub enum ReadReply {
         applied: Version,
         /// Who answers.
         by: NodeId,
-        /// For a weak read: how long ago the node heard from its coordinator; `None` is never.
+        /// For a weak read: how long ago the node heard from its coordinator, or, if it is that
+        /// itself, from a majority; `None` is never.
         heard_ms_ago: Option<u64>,
     },
     /// No answer.
