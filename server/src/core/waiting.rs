@@ -93,7 +93,10 @@ impl Core {
         let on_disk: Members = members.iter().filter(|node| !volatile(node)).collect();
         if on_disk.is_empty() {
             let gone_after = self.state.settings.gone_after_ms;
-            format!("; all kept in memory: erased once every one is gone for {gone_after}")
+            format!(
+                "; all kept in memory: erased once every one is gone for {gone_after}; to go on with \
+                 what one of the others holds: quorate server --abandon-data"
+            )
         } else {
             format!(
                 "; {on_disk} have their data on disk: start them again; if they cannot be, {AFRESH}"
