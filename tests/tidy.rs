@@ -3,10 +3,12 @@
 //! * The `core` modules are pure: none of them names a clock, a socket, a thread, a file, a runtime, an
 //!   RPC crate, a generator of randomness, a tracer, or a map with a random order.
 //! * Files and functions stay within what a reader can hold: see the bounds and their reasons.
-//! * The golden scripts that `docs/protocol.md` names as guards of its rules are there.
+//! * The golden scripts that `docs/protocol.md` names as guards of its rules are there, and so is
+//!   everything that `docs/guarantees.md` names as proof of a promise.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read the tree has failed")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -117,6 +119,56 @@ fn the_scripts_that_the_protocol_names_are_there() {
         .filter(|(core, name)| !root().join(format!("{core}/src/core/testscripts/{name}")).exists())
         .collect();
     assert!(missing.is_empty(), "docs/protocol.md names scripts that are not there: {missing:?}");
+}
+
+/// The names of all tests below `dir`: functions behind a `#[test]`, and the network's scenarios.
+fn tests(dir: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for file in sources(dir) {
+        let text = fs::read_to_string(&file).unwrap();
+        let mut is_test = false;
+        for line in text.lines().map(str::trim) {
+            let function = line.trim_start_matches("pub(crate) ").trim_start_matches("async ");
+            match function.strip_prefix("fn ").and_then(|head| head.split('(').next()) {
+                Some(name) if is_test || file.ends_with("tests/network/scenarios.rs") => {
+                    found.insert(name.to_owned());
+                }
+                _ => {}
+            }
+            is_test = line.starts_with("#[") && (is_test || line.contains("test"));
+        }
+    }
+    found
+}
+
+#[test]
+fn what_the_guarantees_name_is_there() {
+    let (text, tests) =
+        (fs::read_to_string(root().join("docs/guarantees.md")).unwrap(), tests(&root()));
+    let mutants = fs::read_to_string(root().join("protocol/src/mutant.rs")).unwrap();
+    let is_script = |word: &str| {
+        word.split_once('/').is_some_and(|(core, name)| {
+            root().join(format!("{core}/src/core/testscripts/{name}")).is_file()
+        })
+    };
+    let exists = |word: &str| match word {
+        _ if word.contains('/') => is_script(word) || root().join(word).exists(),
+        _ if word.starts_with(char::is_uppercase) => mutants.contains(&format!("Self::{word},")),
+        _ => tests.contains(word),
+    };
+    // Paths anywhere; names of tests are long, and stand where a promise is backed.
+    let named = text.split("\n\n").flat_map(|paragraph| {
+        let backs = paragraph.starts_with("Backed by");
+        let words = paragraph.split('`').skip(1).step_by(2);
+        words.filter(move |word| {
+            let is_name = |letter: char| letter.is_ascii_alphanumeric() || "_/.-".contains(letter);
+            let is_long = word.matches('_').count() > 2;
+            word.chars().all(is_name) && (backs || is_long || word.contains('/'))
+        })
+    });
+    let (there, missing): (Vec<_>, Vec<_>) = named.partition(|word| exists(word));
+    assert!(there.len() > 100, "the page names its proofs: {}", there.len());
+    assert!(missing.is_empty(), "docs/guarantees.md names what is not there: {missing:?}");
 }
 
 /// Whether the function whose head begins the lines has a body: a trait's need not.

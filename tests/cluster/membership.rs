@@ -173,3 +173,40 @@ fn a_cluster_in_memory_starts_afresh_under_a_new_history_once_every_node_is_gone
         cluster.end();
     });
 }
+
+#[test]
+fn two_of_three_in_memory_lost_at_once_is_a_halt_too_and_the_survivor_keeps_what_it_holds() {
+    alone(async {
+        let mut cluster = Cluster::with_server().await;
+        for _ in 0..3 {
+            cluster.join_in_memory().await;
+        }
+        let members = cluster.up();
+        cluster.settled(&members).await;
+        let client = cluster.client().await;
+        client.write("kept", "by all").await.unwrap();
+        everywhere(&cluster, &[("kept".to_owned(), Some("by all".into()))].into()).await;
+        let coordinator = cluster.coordinator().await;
+        let lost: Vec<_> = members.iter().copied().filter(|node| *node != members[1]).collect();
+        assert!(lost.contains(&coordinator), "{coordinator} coordinates");
+        for node in &lost {
+            cluster.kill(*node);
+        }
+        until("the server says for whom it waits", async || {
+            let status = ask::server(&cluster.server_address).await?;
+            let waits = status.waiting_for.ok_or_else(|| format!("active {:?}", status.active))?;
+            let named = lost.iter().all(|node| waits.contains(&node.to_string()));
+            if named && waits.contains("in memory") { Ok(()) } else { Err(waits) }
+        })
+        .await;
+        // They never come back, for a memory that is gone is another store; the way out is the same.
+        cluster.kill_server();
+        cluster.start_server_with(&["--abandon-data", "--yes"]).await;
+        cluster.settled(&[members[1]]).await;
+        let history = ask::server(&cluster.server_address).await.unwrap().history;
+        assert_eq!(history, History(1));
+        assert_eq!(client.read("kept").await.unwrap().value, Some("by all".into()));
+        cluster.recovered(&lost).await;
+        cluster.end();
+    });
+}

@@ -1,4 +1,4 @@
-//! Everything dies; the server is away.
+//! Everything dies; the server is away, or comes back without what it knew.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use crate::alone;
 use crate::ask;
 use crate::cluster::Cluster;
 use crate::load::Load;
-use crate::process::until;
+use crate::process::{assert_told, refused, until};
 use crate::witness::Witness;
 
 /// How many changes show that a cluster goes on.
@@ -100,6 +100,69 @@ fn a_coordinator_lost_while_the_server_is_away_is_replaced_once_it_is_back() {
         cluster.recovered(&[coordinator]).await;
         load.finish().await;
         witness.question().await;
+        cluster.end();
+    });
+}
+
+#[test]
+fn a_cluster_whose_servers_disk_is_lost_serves_on_and_follows_no_other_server() {
+    alone(async {
+        let mut cluster = Cluster::start(3).await;
+        let members = cluster.up();
+        let view = cluster.settled(&members).await;
+        let load = Load::start(cluster.client().await, DEFAULT_DEADLINE);
+        load.goes_on(SOME).await;
+        cluster.kill_server();
+        std::fs::remove_dir_all(cluster.path("server")).unwrap();
+        // What starts at its address is the server of another cluster.
+        cluster.start_server().await;
+        load.goes_on(10 * SOME).await;
+        for node in &members {
+            let status = ask::status(cluster.address(*node)).await.unwrap();
+            assert_eq!(status.view, Some(view.clone()), "{node}");
+        }
+        assert!(ask::server(&cluster.server_address).await.unwrap().nodes.is_empty());
+
+        // Nobody joins it by mistake, and two of three go on.
+        let killed = members.iter().copied().find(|node| *node != view.coordinator).unwrap();
+        cluster.kill(killed);
+        let dir = cluster.nodes[&killed].dir.clone().unwrap();
+        let args = cluster.node_args(Some(&dir), "127.0.0.1:0");
+        assert_told(&refused(args).await, 3, &["belongs to cluster", "address"]);
+        load.goes_on(SOME).await;
+        load.finish_without_error().await;
+        cluster.end();
+    });
+}
+
+#[test]
+fn a_server_that_was_put_back_to_an_older_state_says_so_and_stops() {
+    alone(async {
+        let mut cluster = Cluster::start(3).await;
+        let load = Load::start(cluster.client().await, DEFAULT_DEADLINE);
+        load.goes_on(SOME).await;
+        cluster.kill_server();
+        let state = cluster.path("server/server.state");
+        let older = std::fs::read(&state).unwrap();
+        cluster.start_server().await;
+        let coordinator = cluster.coordinator().await;
+        cluster.kill(coordinator);
+        load.goes_on(SOME).await;
+        cluster.settled(&cluster.up()).await;
+
+        cluster.kill_server();
+        let newer = std::fs::read(&state).unwrap();
+        std::fs::write(&state, older).unwrap();
+        let told = refused(cluster.server_args()).await;
+        assert_told(&told, 5, &["heard of epoch", "old copy"]);
+        // The members went on, and nobody was appointed.
+        load.goes_on(SOME).await;
+
+        std::fs::write(&state, newer).unwrap();
+        cluster.start_server().await;
+        cluster.restart(coordinator).await;
+        cluster.settled(&cluster.up()).await;
+        load.finish_without_error().await;
         cluster.end();
     });
 }
