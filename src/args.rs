@@ -143,7 +143,7 @@ pub(crate) struct Write {
     /// The key
     pub(crate) key: String,
     /// The value; `-` takes it from standard input, `@FILE` from a file; `@@x` is the text `@x`, and
-    /// `@=TEXT` is TEXT whatever it begins with, so `@=-` is a dash
+    /// `@=TEXT` is TEXT whatever it begins with, so `@=-` is a dash and `@=-v` no flag
     #[arg(allow_hyphen_values = true)]
     pub(crate) value: String,
     #[command(flatten)]

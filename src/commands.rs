@@ -63,7 +63,10 @@ pub(crate) async fn run(typed: Run) -> Result<Code, Failure> {
         let session = open(&reach, ask, how).await?;
         return Ok(shell::run(&session, shell::standard_input(), false).await);
     }
-    let script = read_file(file)?;
+    let script = read_file(file).map_err(|failure| match file.contains(',') {
+        true => failure.hint("a step begins with R, W, D or T, as in R,KEY"),
+        false => failure,
+    })?;
     let session = open(&reach, ask, how).await?;
     Ok(shell::run(&session, shell::lines_of(script), false).await)
 }

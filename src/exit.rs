@@ -79,7 +79,10 @@ impl From<Error> for Failure {
         let code = match error {
             Error::Refused(_) => Code::Refused,
             Error::Unavailable { .. } => Code::Unavailable,
-            Error::Unknown { .. } | Error::Expired { .. } => Code::Unknown,
+            Error::Unknown { .. } | Error::Expired { .. } => {
+                let failure = Self { code: Code::Unknown, error: error.into() };
+                return failure.hint("read the key to see whether it was");
+            }
         };
         Self { code, error: error.into() }
     }

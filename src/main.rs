@@ -34,7 +34,15 @@ use args::{Command, Reach, Typed};
 use exit::{Code, Failure};
 
 fn main() -> ExitCode {
-    let typed = Typed::parse();
+    let typed = Typed::try_parse().unwrap_or_else(|error| {
+        if error.kind() == clap::error::ErrorKind::InvalidUtf8 {
+            output::talk(
+                "quorate: keys and words are UTF-8; write a value of other bytes from standard input \
+                 (-) or from a file (@FILE)",
+            );
+        }
+        error.exit()
+    });
     let code = match run(typed.command) {
         Ok(code) => code,
         Err(failure) if failure.is_quiet() => failure.code,

@@ -33,6 +33,10 @@ const NODE_DATA_DEFAULT: &str = "quorate-node";
 /// When a flag cannot be meant, or the server ends by itself.
 pub(crate) fn server(typed: Server) -> Result<Code, Failure> {
     prepare_child(typed.running.child)?;
+    // Before anything is founded.
+    if let Some(typed) = &typed.running.advertise {
+        parse_address(&with_port(typed, DEFAULT_PORT)).map_err(Failure::usage)?;
+    }
     let _trace = logging::start("server", &typed.running.log, typed.running.trace.as_deref())?;
     if typed.abandon_data {
         confirm_abandon(&typed)?;
@@ -49,14 +53,10 @@ pub(crate) fn server(typed: Server) -> Result<Code, Failure> {
     crate::block_on(async {
         let server = quorate_server::Server::open(&config).await.map_err(server_failure)?;
         let bound = server.local_address().map_err(server_failure)?;
-        let reached = advertised(&typed.running, bound);
         let stop = stop(typed.running.child)?;
         announce("server", bound, typed.running.child)?;
         // Nobody is told by the server where it is; so this is for the people who start nodes.
-        match reached {
-            Ok(address) => talk(&format!("nodes and clients reach it with --server {address}")),
-            Err(unreachable) => talk(&format!("careful: {unreachable}")),
-        }
+        talk(&format!("nodes and clients reach it with --server {}", named(&typed.running, bound)));
         server.run(stop).await.map_err(|error| Failure::from(anyhow::Error::new(error)))?;
         Ok(Code::Done)
     })
@@ -180,6 +180,17 @@ async fn listen(address: &str) -> Result<(TcpListener, SocketAddr), Failure> {
     })
 }
 
+/// How people name a server that is bound like this.
+fn named(running: &Running, bound: SocketAddr) -> String {
+    match &running.advertise {
+        Some(typed) => with_port(typed, bound.port()),
+        None if bound.ip().is_unspecified() => {
+            format!("HOST:{}, where HOST is a name or an address of this machine", bound.port())
+        }
+        None => bound.to_string(),
+    }
+}
+
 /// The address that others should call.
 fn advertised(running: &Running, bound: SocketAddr) -> Result<String, Failure> {
     match &running.advertise {
@@ -292,6 +303,17 @@ mod tests {
         for (typed, meant) in table {
             assert_eq!(with_port(typed, 9), meant);
         }
+    }
+
+    #[test]
+    fn a_server_is_named_as_others_reach_it() {
+        let mut running =
+            Running { advertise: None, log: String::new(), trace: None, child: Child::default() };
+        let any = "0.0.0.0:7".parse().unwrap();
+        assert!(named(&running, any).starts_with("HOST:7, where HOST is"));
+        assert_eq!(named(&running, "127.0.0.1:7".parse().unwrap()), "127.0.0.1:7");
+        running.advertise = Some("db".to_owned());
+        assert_eq!(named(&running, any), "db:7");
     }
 
     #[test]

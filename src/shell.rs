@@ -88,7 +88,14 @@ pub(crate) fn lines_of(text: Vec<u8>) -> Lines {
 }
 
 fn read_lines(mut from: impl BufRead, lines: &mpsc::Sender<Line>) {
-    while let Some(line) = read_line(&mut from) {
+    let mut is_first = true;
+    while let Some(mut line) = read_line(&mut from) {
+        // A mark that some editors put before everything, and that nobody sees.
+        if let (true, Ok(text)) = (std::mem::take(&mut is_first), &mut line)
+            && let Some(rest) = text.strip_prefix('\u{feff}')
+        {
+            *text = rest.to_owned();
+        }
         let last = matches!(line, Err(NoLine::Broken(_)));
         if lines.blocking_send(line).is_err() || last {
             return;
@@ -202,6 +209,8 @@ mod tests {
     async fn lines_end_where_they_end() {
         let read = lines(b"a\r\nb").await;
         assert_eq!(read, [Ok("a\r\n".to_owned()), Ok("b".to_owned())]);
+        let read = lines("\u{feff}a\n\u{feff}b".as_bytes()).await;
+        assert_eq!(read, [Ok("a\n".to_owned()), Ok("\u{feff}b".to_owned())], "a mark in front");
     }
 
     #[tokio::test]

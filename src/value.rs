@@ -35,7 +35,8 @@ pub(crate) fn take_value(typed: &str, stdin_is_free: bool) -> Result<Vec<u8>, Fa
     match (rest.as_bytes().first(), rest) {
         (Some(b'@'), literal) => Ok(literal.as_bytes().to_vec()),
         (Some(b'='), literal) => Ok(literal.as_bytes()[1..].to_vec()),
-        (_, file) => read_file(file),
+        (_, file) => read_file(file)
+            .map_err(|failure| failure.hint(format!("write @{typed} for the text {typed} itself"))),
     }
 }
 
@@ -74,6 +75,7 @@ mod tests {
         let failure = take_value("@/no/such/file", false).unwrap_err();
         assert_eq!(failure.code, Code::Usage);
         assert!(failure.to_string().contains("/no/such/file"));
+        assert!(failure.to_string().contains("@@/no/such/file for the text"), "{failure}");
     }
 
     #[test]

@@ -44,7 +44,7 @@ fn nobody() -> String {
 
 #[test]
 fn wrong_usage_is_told_and_ends_with_2() {
-    let table: [(&[&str], &str); 21] = [
+    let table: [(&[&str], &str); 23] = [
         (&[], "Usage"),
         (&["open"], "unrecognized"),
         (&["read"], "<KEY>"),
@@ -60,7 +60,9 @@ fn wrong_usage_is_told_and_ends_with_2() {
         (&["up", "--log", "bogus=x=y"], "--log"),
         (&["read", "k", "--raw", "-o", "json"], "--raw"),
         (&["up", "restart", "2"], "no cluster runs"),
-        (&["write", "k", "@/no/such/file"], "/no/such/file"),
+        (&["write", "k", "@/no/such/file"], "@@/no/such/file"),
+        (&["write", "k", "-v"], "<VALUE>"),
+        (&["run", "r,k"], "R,KEY"),
         (&["run", "/no/such/file"], "/no/such/file"),
         (&["run", "R,k", "file"], "not both"),
         (&["run", "R,k", "W,k"], "W,KEY,VALUE"),
@@ -76,16 +78,27 @@ fn wrong_usage_is_told_and_ends_with_2() {
 }
 
 #[test]
+fn bytes_that_are_no_text_are_told_where_they_may_stand() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = quorate(dir.path(), &["write", "k"]);
+    let ended = ended(command.arg(std::ffi::OsStr::from_bytes(b"\xff")).output().unwrap());
+    assert_eq!((ended.code, ended.data.as_str()), (2, ""));
+    assert!(ended.talk.contains("UTF-8") && ended.talk.contains("@FILE"), "{}", ended.talk);
+}
+
+#[test]
 fn wrong_roles_are_told_and_end_with_2() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
-    let table: [(&[&str], &str); 6] = [
+    let table: [(&[&str], &str); 7] = [
         (&["node", "--memory", "--data", "d"], "--memory"),
         (&["node", "--memory", "--listen", &taken], "--listen"),
         (&["server", "--listen", &taken], "--listen"),
         (&["node", "--memory", "--listen", "0.0.0.0:0"], "--advertise"),
         (&["server", "--listen", "no such host"], "--listen"),
         (&["server", "--log", "loud=x=y"], "--log"),
+        (&["server", "--advertise", "http://h"], "HOST:PORT"),
     ];
     for (args, word) in table {
         let ended = run(args);

@@ -231,7 +231,7 @@ impl Settings {
             (
                 *suspect_after_ms >= heartbeat_ms.times(SUSPECT_BEATS_MIN),
                 format!(
-                    "suspect_after (now {suspect_after_ms}) must be at least {SUSPECT_BEATS_MIN} \
+                    "suspect_after ({suspect_after_ms}) must be at least {SUSPECT_BEATS_MIN} \
                      heartbeats (of {heartbeat_ms}), or one late packet deposes a coordinator; \
                      raise suspect_after or lower heartbeat"
                 ),

@@ -24,9 +24,13 @@ impl Patterns {
     /// When a pattern is no regular expression, or one that is too large.
     pub fn compile(settings: &Settings) -> Result<Self, SettingError> {
         Ok(Self {
-            key: Rule::compile("key_pattern", &settings.key_pattern, settings.key_bytes_max)?,
+            key: Rule::compile(
+                ("key_pattern", "key_bytes_max"),
+                &settings.key_pattern,
+                settings.key_bytes_max,
+            )?,
             value: Rule::compile(
-                "value_pattern",
+                ("value_pattern", "value_bytes_max"),
                 &settings.value_pattern,
                 settings.value_bytes_max,
             )?,
@@ -67,12 +71,12 @@ pub fn check_key_size(key: &Key, bytes_max: u32) -> Result<(), String> {
     if key.is_empty() {
         return Err("it is empty; a key has at least one byte".to_owned());
     }
-    check_size(key.as_bytes(), bytes_max)
+    check_size("key_bytes_max", key.as_bytes(), bytes_max)
 }
 
-fn check_size(bytes: &[u8], bytes_max: u32) -> Result<(), String> {
+fn check_size(setting: &str, bytes: &[u8], bytes_max: u32) -> Result<(), String> {
     if bytes.len() > bytes_max as usize {
-        return Err(format!("it has {} bytes; {bytes_max} is the most", bytes.len()));
+        return Err(format!("it has {} bytes; {setting} is {bytes_max}", bytes.len()));
     }
     Ok(())
 }
@@ -81,6 +85,8 @@ fn check_size(bytes: &[u8], bytes_max: u32) -> Result<(), String> {
 #[derive(Clone, Debug)]
 struct Rule {
     name: &'static str,
+    /// What the setting for the longest is called.
+    size: &'static str,
     pattern: String,
     bytes_max: u32,
     regexes: Option<Regexes>,
@@ -95,14 +101,18 @@ struct Regexes {
 }
 
 impl Rule {
-    fn compile(name: &'static str, pattern: &str, bytes_max: u32) -> Result<Self, SettingError> {
+    fn compile(
+        (name, size): (&'static str, &'static str),
+        pattern: &str,
+        bytes_max: u32,
+    ) -> Result<Self, SettingError> {
         let regexes = if pattern.is_empty() { None } else { Some(Regexes::new(name, pattern)?) };
-        Ok(Self { name, pattern: pattern.to_owned(), bytes_max, regexes })
+        Ok(Self { name, size, pattern: pattern.to_owned(), bytes_max, regexes })
     }
 
     fn check(&self, bytes: &[u8]) -> Result<(), String> {
-        let Self { name, pattern, bytes_max, .. } = self;
-        check_size(bytes, *bytes_max)?;
+        let Self { name, size, pattern, bytes_max, .. } = self;
+        check_size(size, bytes, *bytes_max)?;
         let Some(regexes) = &self.regexes else { return Ok(()) };
         if regexes.whole.is_match(bytes) {
             return Ok(());

@@ -128,7 +128,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "dedup_window",
         kind: Kind::Count64(1 << 10, 1 << 26, |s| &mut s.dedup_window),
-        meaning: "How many entries back a retry is still recognised; a few tens of bytes each.",
+        meaning: "How many entries back a retry is still recognised; a few tens of bytes each. It may be lowered and not raised: what is older is forgotten.",
     },
     Row {
         name: "tombstone_retention",

@@ -54,7 +54,7 @@ pub enum ConnectError {
         after_ms: u64,
     },
     /// No dial could be made in time, as the link rested after one that failed.
-    #[error("{address} was not dialed again within {after_ms} ms; before that: {why}")]
+    #[error("{why}; {address} was not dialed again within {after_ms} ms")]
     NotDialed {
         /// Where.
         address: String,
