@@ -7,15 +7,23 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use quorate_client::DEFAULT_DEADLINE;
+use quorate_protocol::record::Value;
 
 use crate::alone;
 use crate::cluster::Cluster;
-use crate::contents::holds;
+use crate::contents::{everywhere, holds};
 use crate::load::Load;
-use crate::process::{assert_told, refused};
+use crate::process::{assert_told, refused, until};
 
 /// How many changes are made before each damage.
 const SOME: usize = 60;
+
+/// How many large values are written: more than a node keeps of its log in memory (32 MiB), so that
+/// the first are read from its files, and less than it keeps there for peers that lag (64 MiB).
+const LARGE: usize = 48;
+
+/// How long each is: the longest there is.
+const LARGE_BYTES: usize = 1 << 20;
 
 /// One kind of file, and what a node says that finds it damaged.
 struct Kind {
@@ -128,6 +136,37 @@ fn a_flipped_byte_in_any_file_of_a_node_is_noticed_and_heals() {
         }
         load.everything_is_there().await;
         load.finish_without_error().await;
+        cluster.end();
+    });
+}
+
+#[test]
+fn a_log_that_is_damaged_under_a_running_node_is_noticed_once_a_peer_needs_it() {
+    alone(async {
+        let mut cluster = Cluster::start(3).await;
+        let members = cluster.up();
+        let client = cluster.client().await;
+        let (away, victim) = (cluster.follower().await, cluster.coordinator().await);
+        cluster.kill(away);
+        let value = |n: usize| Value::from(vec![b'a' + (n % 26) as u8; LARGE_BYTES]);
+        let key = |n: usize| format!("large-{n}");
+        for n in 0..LARGE {
+            client.write(key(n).as_str(), value(n)).await.unwrap();
+        }
+        let dir = cluster.nodes[&victim].dir.clone().unwrap();
+        flip(&dir.join("log/log-000000000001.seg"), 3 * LARGE_BYTES as u64);
+        let before = cluster.log(victim).len();
+        cluster.restart(away).await;
+        until("the damage is noticed", async || {
+            let said = cluster.log(victim).split_off(before);
+            if said.contains("the log is damaged; it is opened anew") { Ok(()) } else { Err(said) }
+        })
+        .await;
+        // It lost what it had promised, and comes back as one that copied it from the others.
+        cluster.settled(&members).await;
+        let contents = (0..LARGE).map(|n| (key(n), Some(value(n)))).collect();
+        everywhere(&cluster, &contents).await;
+        cluster.serves().await;
         cluster.end();
     });
 }
