@@ -76,10 +76,11 @@ const PAGE_WORK_BYTES_MIN: usize = 1 << 20;
 
 /// The state on disk.
 pub struct DiskState {
+    /// Before `home`, so that it is closed before the lock is let go.
+    tree: Tree,
     home: Arc<Home>,
     generation: u64,
     history: History,
-    tree: Tree,
     /// What readers see.
     marks: RwLock<Marks>,
     /// Held by whoever writes: sweeping and applying never cross.

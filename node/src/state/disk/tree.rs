@@ -178,6 +178,10 @@ impl Tree {
 
 /// Removes what journals hold, but leaves one: without any, fjall would begin its sequence
 /// numbers anew, below those in the tables.
+///
+/// The one that is left is another file under the same name. A database that was closed a moment
+/// ago may still write out what it had buffered: its worker counts as ended a little before it lets
+/// go of the journal.
 fn empty_journals(dir: &Path) -> io::Result<()> {
     let mut journals = Vec::new();
     for file in fs::read_dir(dir)? {
@@ -191,7 +195,11 @@ fn empty_journals(dir: &Path) -> io::Result<()> {
     for journal in journals {
         fs::remove_file(journal)?;
     }
-    fs::File::create(kept)?.sync_all()
+    match fs::remove_file(&kept) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::File::create_new(kept)?.sync_all()
 }
 
 /// Several changes that are made at once.
