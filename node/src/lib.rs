@@ -17,6 +17,7 @@
 extern crate self as quorate_node;
 
 pub mod core;
+mod dirs;
 #[cfg(test)]
 mod fixture;
 pub mod log;

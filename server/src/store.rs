@@ -97,6 +97,23 @@ pub enum StoreError {
     },
 }
 
+/// Makes durable that a directory is there, which was made by us or by somebody else: in the one
+/// above it, and so on. What is not ours to open, or of a file system that syncs no directories, was
+/// not made by us.
+fn keep_made(dir: &Path) -> io::Result<()> {
+    let dir = dir.canonicalize()?;
+    for above in dir.ancestors().skip(1) {
+        use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+        match File::open(above).and_then(|above| above.sync_all()) {
+            Err(error) if matches!(error.kind(), PermissionDenied | InvalidInput | Unsupported) => {
+                break;
+            }
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
 /// A locked data directory.
 #[derive(Debug)]
 pub struct Store {
@@ -115,6 +132,7 @@ impl Store {
         fs::create_dir_all(dir).map_err(|why| failed("create", dir, why))?;
         if !dir.join(STATE_FILE).exists() {
             check_empty(dir)?;
+            keep_made(dir).map_err(|why| failed("sync what is above", dir, why))?;
         }
         let store = Self { dir: dir.to_owned(), _lock: lock(dir)? };
         let state = read(dir)?;

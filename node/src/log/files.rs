@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
+use crate::dirs;
+
 /// A directory of files that keep their length.
 pub trait Files: Send {
     /// An open file.
@@ -107,10 +109,9 @@ impl RealFiles {
     pub fn create(path: &Path) -> io::Result<Self> {
         if !path.is_dir() {
             fs::create_dir(path)?;
-            if let Some(parent) = path.canonicalize()?.parent() {
-                fs::File::open(parent)?.sync_all()?;
-            }
         }
+        // Also where it was there: who made it may have ended before it was durable.
+        dirs::sync(dirs::above(path))?;
         Ok(Self { writable: true, ..Self::open(path)? })
     }
 

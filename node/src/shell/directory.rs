@@ -15,6 +15,7 @@ use quorate_protocol::ids::{ClusterId, NodeId, StoreId};
 use rustix::fs::{FlockOperation, flock};
 
 use super::identity::{parse, print};
+use crate::dirs;
 
 /// Why a data directory cannot be used. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +88,12 @@ impl Directory {
                 return Err(DirectoryError::Foreign { dir: dir.to_owned(), found });
             }
         }
-        fs::create_dir_all(dir).map_err(io_at(dir))?;
+        if fresh {
+            dirs::make(dir).map_err(io_at(dir))?;
+            // It may have been made by a process that ended before it was durable. Where somebody
+            // else made it, what it is in may not be ours to open.
+            let _ = dirs::sync(dirs::above(dir));
+        }
         let lock = lock(dir)?;
         if fresh {
             let made = Self { dir: dir.to_owned(), _lock: lock, store: mint, identity: None };
@@ -120,7 +126,7 @@ impl Directory {
         });
         written.map_err(io_at(&new))?;
         fs::rename(&new, &file).map_err(io_at(&file))?;
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io_at(&self.dir))
+        dirs::sync(&self.dir).map_err(io_at(&self.dir))
     }
 
     pub(crate) fn path(&self) -> &Path {

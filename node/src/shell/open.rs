@@ -23,7 +23,7 @@ use crate::log::recover::{OpenError as LogOpenError, OpenReport};
 use crate::log::{Log, ReadError};
 use crate::state::{
     DiskState, Feeder, Identity, LayeredState, Limits, MemoryState, Notice,
-    OpenError as StateOpenError, State, StateError, set_aside,
+    OpenError as StateOpenError, State, StateError, may_open, set_aside,
 };
 
 /// How much of the log is read at once into memory.
@@ -96,6 +96,8 @@ pub(super) fn open(
     };
     let (dir, store) = (directory.path(), directory.store);
     let failed = |source| OpenFailed::Write { dir: directory.log(), source };
+    // Before the log is put in order: what is of another program is not ours to touch.
+    may_open(dir, &identity(store, History(0)))?;
     let files = RealFiles::create(&directory.log()).map_err(failed)?;
     let (log, report) = DiskLog::open(
         files,
@@ -112,6 +114,11 @@ pub(super) fn open(
         log.write(&ops).map_err(failed)?;
     }
     finish(Some(directory), store, log, engine, inbox)
+}
+
+/// Whose state it is. The directory's own file binds the store to its cluster.
+fn identity(store: StoreId, history: History) -> Identity {
+    Identity { store, cluster: ClusterId::default(), history }
 }
 
 fn say(report: &OpenReport) {
@@ -138,8 +145,7 @@ fn open_state(
         let kept = set_aside(dir).map_err(StateError::from)?;
         tracing::error!(kept = %kept.display(), "the state was set aside");
     }
-    // The directory's own file binds the store to its cluster.
-    let identity = Identity { store, cluster: ClusterId::default(), history };
+    let identity = identity(store, history);
     let (state, lost) = match DiskState::open(dir, &identity) {
         Ok(state) => (state, damaged),
         Err(error @ StateOpenError::Damaged { .. }) => {

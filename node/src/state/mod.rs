@@ -77,7 +77,9 @@ use quorate_protocol::version::Version;
 
 #[doc(hidden)]
 pub use self::disk::decode;
-pub use self::disk::{Contents, DiskState, Finding, Identity, Look, look, set_aside, verify};
+pub use self::disk::{
+    Contents, DiskState, Finding, Identity, Look, look, may_open, set_aside, verify,
+};
 pub use self::error::{OpenError, StateError};
 pub use self::feeder::Feeder;
 pub use self::layered::{Figures, LayeredState, Limits, Notice};

@@ -328,10 +328,7 @@ impl Host {
         let offset = usize::try_from(chance.below(bytes.max(1) as u64)).unwrap_or(0);
         let bits = 1 << chance.below(8);
         if offset % GONE_ONE_IN == 0 && self.identity.is_some() {
-            for name in self.disk.contents().keys() {
-                let _ = self.disk.take(name);
-            }
-            return true;
+            return self.disk.contents().keys().all(|name| self.disk.take(name));
         }
         let before = self.last_of_log();
         if !self.disk.flip(&name, offset, bits) {

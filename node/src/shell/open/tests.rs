@@ -5,14 +5,14 @@
 use std::fs;
 use std::path::Path;
 
-use quorate_protocol::ids::StoreId;
+use quorate_protocol::ids::{History, StoreId};
 use quorate_protocol::version::Version;
 
 use super::super::directory::Directory;
 use super::super::inbox::Inbox;
 use super::{Opened, open};
-use crate::fixture::{APPLIED, ENTRIES, STORE, node, open_state, record, version};
-use crate::state::State as _;
+use crate::fixture::{APPLIED, ENTRIES, STORE, node, open_state, record, tree, version};
+use crate::state::{DiskState, State as _};
 
 /// Starts as a node would.
 fn start(dir: &Path) -> Opened {
@@ -79,5 +79,36 @@ fn a_log_that_was_never_begun_is_no_loss() {
     drop(Directory::open(root.path(), STORE).unwrap());
     for _ in 0..2 {
         assert!(!start(root.path()).found.marked, "nobody was promised anything");
+    }
+}
+
+#[test]
+fn a_state_of_another_format_or_store_keeps_the_log_as_it_is() {
+    let next_format = |dir: &Path| {
+        let head = dir.join("state/head");
+        let mut bytes = fs::read(&head).unwrap();
+        bytes[16] += 1;
+        let checksum = xxhash_rust::xxh3::xxh3_64(&bytes[8..]);
+        bytes[..8].copy_from_slice(&checksum.to_le_bytes());
+        fs::write(head, bytes).unwrap();
+    };
+    let another_store = |dir: &Path| {
+        let other = tempfile::tempdir().unwrap();
+        let identity = super::identity(StoreId(8), History(0));
+        drop(DiskState::open(other.path(), &identity).unwrap());
+        fs::rename(other.path().join("state/head"), dir.join("state/head")).unwrap();
+    };
+    type Case = (fn(&Path), &'static str);
+    let cases: [Case; 2] = [(next_format, "format 2"), (another_store, "belongs to store")];
+    for (change, says) in cases {
+        let root = node();
+        change(root.path());
+        // What a start would put in order.
+        fs::write(root.path().join("log/new-000000000099.seg"), "unfinished").unwrap();
+        let before = tree(root.path());
+        let directory = Directory::open(root.path(), StoreId(99)).unwrap();
+        let error = open(Some(directory), STORE, &Inbox::new().0, false).err().unwrap();
+        assert!(error.to_string().contains(says), "{error}");
+        assert!(tree(root.path()) == before, "{says}");
     }
 }

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rows;
 use super::tree::Tree;
+use crate::dirs;
 use crate::state::OpenError;
 
 /// The format this program writes.
@@ -74,6 +75,8 @@ impl Home {
         let head = read_head(&dir)?;
         check_identity(&dir, &head, identity)?;
         let lock = lock(&dir).map_err(io)?.ok_or_else(|| OpenError::InUse { dir: dir.clone() })?;
+        // Who made it may have ended before it was durable.
+        dirs::sync(root).map_err(io)?;
         // Again, now that nobody else can change it.
         let head = read_head(&dir)?;
         Ok((Arc::new(Self { dir, identity: *identity, _lock: lock }), head))
@@ -99,7 +102,7 @@ impl Home {
 
     /// From here on `generation` counts.
     pub(super) fn adopt(&self, generation: u64, history: History) -> io::Result<()> {
-        sync_dir(&self.dir)?;
+        dirs::sync(&self.dir)?;
         write_head(&self.dir, &Identity { history, ..self.identity }, generation)
     }
 
@@ -129,8 +132,24 @@ pub fn set_aside(root: &Path) -> io::Result<PathBuf> {
         .find(|path| !path.exists())
         .expect("fewer than 2^32 damaged states are kept");
     fs::rename(root.join(DIRECTORY), &aside)?;
-    sync_dir(root)?;
+    dirs::sync(root)?;
     Ok(aside)
+}
+
+/// Whether what is under `root` is of a format that this program knows, and of this store and
+/// cluster, as far as can be told: for those who put something else in order before it is opened.
+///
+/// # Errors
+/// What [`State`](crate::state::State) engines say at open, but of damage.
+pub fn may_open(root: &Path, identity: &Identity) -> Result<(), OpenError> {
+    let dir = state_dir(root);
+    if !dir.try_exists().map_err(|error| OpenError::Io { dir: dir.clone(), error })? {
+        return Ok(());
+    }
+    match read_head(&dir).and_then(|head| check_identity(&dir, &head, identity)) {
+        Err(OpenError::Damaged { .. }) => Ok(()),
+        other => other,
+    }
 }
 
 /// The head of the state in `dir`, for those who only look.
@@ -202,7 +221,7 @@ fn make(root: &Path, identity: &Identity) -> io::Result<()> {
     drop(Tree::create(&first).map_err(io::Error::other)?);
     write_head(&making, identity, 1)?;
     fs::rename(&making, root.join(DIRECTORY))?;
-    sync_dir(root)
+    dirs::sync(root)
 }
 
 /// A head as bytes.
@@ -220,7 +239,7 @@ fn write_head(dir: &Path, identity: &Identity, generation: u64) -> io::Result<()
     file.write_all(&encode_head(&Head { store, cluster, history, generation }))?;
     file.sync_all()?;
     fs::rename(next, dir.join(HEAD))?;
-    sync_dir(dir)
+    dirs::sync(dir)
 }
 
 /// Takes the lock; `None` when somebody else has it.
@@ -231,10 +250,6 @@ fn lock(dir: &Path) -> io::Result<Option<File>> {
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(error.into()),
     }
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 fn remove_if_there(dir: &Path) -> io::Result<()> {

@@ -65,7 +65,7 @@ use super::{Change, Group, Marks, OpenError, Scrubbed, Size, Snapshot, State, St
 
 pub use self::check::{Finding, verify};
 pub(in crate::state) use self::home::FORMAT;
-pub use self::home::{Identity, set_aside};
+pub use self::home::{Identity, may_open, set_aside};
 pub use self::look::{Contents, Look, look};
 
 /// A page may read this many times the bytes it may carry, when little is new.

@@ -16,10 +16,14 @@ use quorate_protocol::rpc::bulk::TokenRow;
 use quorate_protocol::version::Version;
 
 use super::rows::{self, Span};
+use crate::dirs;
 use crate::state::{KEY_BYTES_MAX, Marks, Size, StateError};
 
 /// The name of the one keyspace.
 const KEYSPACE: &str = "state";
+
+/// fjall's name for the directory of keyspaces.
+const KEYSPACES: &str = "keyspaces";
 
 /// A memtable is written to a table when it is larger than this.
 const MEMTABLE_BYTES_MAX: u64 = 8 << 20;
@@ -86,6 +90,8 @@ impl Tree {
                     .max_memtable_size(MEMTABLE_BYTES_MAX)
                     .manual_journal_persist(true)
             })?;
+            // fjall syncs this one before it makes its keyspaces in it.
+            dirs::sync(&dir.join(KEYSPACES))?;
             Ok(Self { db, keyspace })
         })
     }
