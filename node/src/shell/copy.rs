@@ -133,7 +133,7 @@ impl Shell {
         session.touched = now;
         let (snapshot, since) = (Arc::clone(&session.snapshot), session.since);
         // Reading a page may wait for the disk: not on the core's thread.
-        tokio::task::spawn_blocking(move || {
+        self.background.spawn_blocking(move || {
             let bytes_max = (page.bytes_max as usize).min(PAGE_BYTES_MAX);
             let read = snapshot.page(since, &page.after, bytes_max);
             responder.send(BulkResponse::Page(read.map_err(|error| failed(&error))));
@@ -167,7 +167,7 @@ impl Shell {
             cluster: self.cluster.clone(),
         };
         tracing::info!(from = %source, %since, whole, "copying a state");
-        tokio::spawn(receive(self.state.clone(), order, self.inbox.clone()));
+        self.background.spawn(receive(self.state.clone(), order, self.inbox.clone()));
     }
 }
 

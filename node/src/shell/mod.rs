@@ -17,7 +17,7 @@
 //! * `tail`, `logger`: the end of the log in memory, the thread that writes it.
 //! * `beats`: heartbeats, on a thread of their own.
 //! * `pipe`, `registry`: calls to nodes, calls to the server.
-//! * `copy`: state copies, both ends.
+//! * `copy`, `background`: state copies, both ends; tasks that use the state, and their end.
 //! * `serve`: connections in, requests of clients.
 //! * `effects`, `bounds`: carrying out what the cores ask, and how much at once.
 //! * `prefetch`: what waits for the state's disk, so that the cores do not.
@@ -26,6 +26,7 @@
 //!
 //! [`Drained`]: quorate_coordinator::core::event::Event::Drained
 
+mod background;
 mod beats;
 mod bounds;
 mod clock;
@@ -65,6 +66,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use self::background::Background;
 use self::beats::{Beats, Board};
 use self::clock::Clock;
 use self::directory::Directory;
@@ -222,6 +224,7 @@ async fn run_opened(
         next_ticket: 1,
         work: VecDeque::new(),
         copies: copy::Sources::default(),
+        background: Background::default(),
         prefetch: Prefetch::new(opened.state, inbox),
         upkeep: Upkeep::default(),
         log_bytes: 0,
@@ -241,6 +244,7 @@ async fn run_opened(
     let outcome = shell.run(inputs, stop).await;
     connections.abort();
     shell.logger.close();
+    shell.background.end().await;
     outcome
 }
 
@@ -279,6 +283,7 @@ struct Shell {
     next_ticket: u64,
     work: VecDeque<Work>,
     copies: copy::Sources,
+    background: Background,
     prefetch: Prefetch,
     upkeep: Upkeep,
     log_bytes: u64,

@@ -49,6 +49,7 @@ impl Shell {
         }
         self.upkeep.at = now;
         self.copies.expire(now);
+        self.background.reap();
         self.expire_requests();
         if self.node.is_registered() {
             self.state.set_dedup_window(self.node.settings().dedup_window);
@@ -119,7 +120,7 @@ impl Shell {
         self.upkeep.scrubbing = true;
         let (state, inbox) = (self.state.clone(), self.inbox.clone());
         let after = self.upkeep.scrub_after.take();
-        tokio::task::spawn_blocking(move || {
+        self.background.spawn_blocking(move || {
             let input = match state.scrub_some(after.as_ref(), SCRUB_BYTES) {
                 Ok(scrubbed) => {
                     let (damaged, next) = (scrubbed.damaged, scrubbed.next);
