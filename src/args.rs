@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
+use quorate_node::log::disk::{SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+use quorate_node::state::{MEMTABLE_BYTES_DEFAULT, MEMTABLE_BYTES_MAX, MEMTABLE_BYTES_MIN};
 
 use crate::script::Whom;
 
@@ -312,7 +314,24 @@ pub(crate) struct Node {
     #[arg(long, env = "QUORATE_MEMORY", value_parser = FalseyValueParser::new())]
     pub(crate) memory: bool,
     #[command(flatten)]
+    pub(crate) pieces: Pieces,
+    #[command(flatten)]
     pub(crate) running: Running,
+}
+
+/// How large the pieces of a node's files are: for tests, which make them small.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Pieces {
+    /// The length of a segment of the log, in bytes
+    #[arg(long, hide = true, value_name = "BYTES", conflicts_with = "memory")]
+    #[arg(default_value_t = SEGMENT_BYTES_DEFAULT)]
+    #[arg(value_parser = value_parser!(u64).range(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX))]
+    pub(crate) log_segment_bytes: u64,
+    /// How much is new when the state writes a table, in bytes; kept from when the state was made
+    #[arg(long, hide = true, value_name = "BYTES", conflicts_with = "memory")]
+    #[arg(default_value_t = MEMTABLE_BYTES_DEFAULT)]
+    #[arg(value_parser = value_parser!(u64).range(MEMTABLE_BYTES_MIN..=MEMTABLE_BYTES_MAX))]
+    pub(crate) memtable_bytes: u64,
 }
 
 #[derive(Debug, Args)]
@@ -328,7 +347,7 @@ pub(crate) struct Up {
 pub(crate) struct Start {
     /// How many nodes [default: as many as there were, else 3]
     #[arg(long, env = "QUORATE_NODES", value_name = "N")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(NODES_MAX)))]
+    #[arg(value_parser = value_parser!(u32).range(1..=i64::from(NODES_MAX)))]
     pub(crate) nodes: Option<u32>,
     /// Keep nothing on disk
     #[arg(long, env = "QUORATE_MEMORY", value_parser = FalseyValueParser::new())]
@@ -437,6 +456,23 @@ mod tests {
         }
         for text in ["", "s", "0", "1h", "-1", "1.5s", "99999999999999999999", "61m", "µs"] {
             assert!(parse_time(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn pieces_of_files_have_bounds() {
+        let node = |args: &[&str]| Typed::try_parse_from([&["quorate", "node"], args].concat());
+        let small = ["--log-segment-bytes", "8192", "--memtable-bytes", "16384"];
+        let Command::Node(typed) = node(&small).unwrap().command else { panic!("a node") };
+        assert_eq!((typed.pieces.log_segment_bytes, typed.pieces.memtable_bytes), (8192, 16384));
+        for wrong in [
+            ["--log-segment-bytes", "8191"].as_slice(),
+            &["--log-segment-bytes", "1073741825"],
+            &["--memtable-bytes", "16383"],
+            &["--memtable-bytes", "268435457"],
+            &["--memory", "--memtable-bytes", "16384"],
+        ] {
+            assert!(node(wrong).is_err(), "{wrong:?}");
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::args::{Child, DATA_DEFAULT, Node, Running, Server};
+use crate::args::{Child, DATA_DEFAULT, Node, Pieces, Running, Server};
 use crate::discover::Found;
 use crate::exit::{Code, Failure};
 use crate::output::{data, talk};
@@ -84,7 +84,9 @@ pub(crate) fn node(typed: Node) -> Result<Code, Failure> {
     crate::block_on(async {
         let (listener, bound) = listen(&with_port(&typed.listen, 0)).await?;
         let advertise = advertised(&typed.running, bound)?;
-        let config = quorate_node::Config { servers, advertise, data };
+        let Pieces { log_segment_bytes, memtable_bytes } = typed.pieces;
+        let sizes = quorate_node::Sizes { log_segment_bytes, memtable_bytes };
+        let config = quorate_node::Config { servers, advertise, data, sizes };
         let stop = stop(typed.running.child)?;
         announce("node", bound, typed.running.child)?;
         quorate_node::run(config, listener, stop).await.map_err(node_failure)?;

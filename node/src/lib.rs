@@ -6,6 +6,7 @@
 //! * [`log`]: entries and promises, durable before anyone is told.
 //! * [`state`]: what every key holds, fed lazily from what was applied.
 //! * [`shell`]: sockets, threads and files around the cores.
+//! * [`Sizes`]: how large the pieces of its files are.
 //! * [`mod@verify`]: what is wrong with a stopped node's files, and what its next start does.
 //!
 //! What is deliberately absent: who coordinates and who counts (the server's matter), the order of
@@ -22,8 +23,10 @@ mod dirs;
 mod fixture;
 pub mod log;
 pub mod shell;
+mod sizes;
 pub mod state;
 pub mod verify;
 
 pub use shell::{Config, DirectoryError, Error, OpenFailed, RegisterFailed, run};
+pub use sizes::Sizes;
 pub use verify::{Report, VerifyFailed, is_node, verify};

@@ -4,13 +4,18 @@
 
 mod state_support;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use quorate_node::state::{LayeredState, Limits, MemoryState, Notice, State};
+use quorate_node::state::{
+    Change, DiskState, Group, LayeredState, Limits, MEMTABLE_BYTES_MIN, MemoryState, Notice, State,
+};
 use quorate_protocol::ids::History;
+use quorate_protocol::record::Record;
+use quorate_protocol::version::Version;
 
-use state_support::{Model, WINDOW, key, open};
+use state_support::{Model, WINDOW, identity, key, open};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -47,6 +52,38 @@ fn what_is_applied_is_read_at_once_and_durable_by_itself() {
         assert_eq!(state.durable_applied(), last);
         model.check(&state);
     }
+}
+
+#[test]
+fn a_smaller_memtable_comes_to_more_tables_also_in_a_second_state() {
+    let root = tempfile::tempdir().unwrap();
+    let first = DiskState::open_with(root.path(), &identity(), MEMTABLE_BYTES_MIN).unwrap();
+    let second = first.fresh(History(1)).unwrap();
+    let engines: [(&str, &dyn State); 2] = [("gen-1", &first), ("gen-2", &*second)];
+    for (generation, engine) in engines {
+        let database = root.path().join("state").join(generation);
+        let begun = newest_table(&database);
+        for index in 1..=4 {
+            // Twice a memtable, and far below the usual one.
+            let value = vec![b'x'; 2 * usize::try_from(MEMTABLE_BYTES_MIN).unwrap()];
+            let applied = Version::new(1, index);
+            let record = Record { version: applied, value: Some(value.into()), expires: None };
+            let changes = [(key(1), Change::Apply(record))].into();
+            engine.apply(&Group { changes, applied, ..Group::default() }).unwrap();
+            let deadline = Instant::now() + DEADLINE;
+            while newest_table(&database) < begun + index {
+                assert!(Instant::now() < deadline, "{generation}: no table for group {index}");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+/// The highest number of any table of user data in a database.
+fn newest_table(dir: &Path) -> u64 {
+    let tables = std::fs::read_dir(dir.join("keyspaces/1/tables")).unwrap();
+    let numbers = tables.map(|table| table.unwrap().file_name().to_str().unwrap().parse().unwrap());
+    numbers.max().unwrap()
 }
 
 #[test]

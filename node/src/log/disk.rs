@@ -25,6 +25,9 @@ pub const SEGMENT_BYTES_MIN: u64 = 2 * segment::HEADER_BYTES as u64;
 /// The longest segment to ask for; one that a great group needs may be longer.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
+/// The usual segment.
+pub const SEGMENT_BYTES_DEFAULT: u64 = 16 << 20;
+
 /// Segments made for one great group are a multiple of this.
 const ROUND_BYTES: u64 = 4096;
 
@@ -44,7 +47,7 @@ impl DiskOptions {
     /// The usual options, for a directory where there may never have been a log.
     #[must_use]
     pub const fn new(store: StoreId) -> Self {
-        Self { store, segment_bytes: 16 << 20, begun: false }
+        Self { store, segment_bytes: SEGMENT_BYTES_DEFAULT, begun: false }
     }
 }
 

@@ -80,6 +80,7 @@ use self::tail::Tail;
 use self::upkeep::Upkeep;
 use crate::core::event::{self as node, Caller};
 use crate::core::{Core, Myself};
+use crate::sizes::Sizes;
 use crate::state::{Feeder, LayeredState, StateError};
 
 pub use self::directory::DirectoryError;
@@ -102,6 +103,8 @@ pub struct Config {
     pub advertise: String,
     /// Its data directory; `None` keeps everything in memory.
     pub data: Option<PathBuf>,
+    /// How large the pieces of its files are.
+    pub sizes: Sizes,
 }
 
 /// Why a node ended.
@@ -180,7 +183,7 @@ async fn run_once(
         // not ours to touch.
         server.check().await?;
     }
-    let opened = open::open(directory, store, &inbox, damaged)?;
+    let opened = open::open(directory, store, &inbox, damaged, &config.sizes)?;
     run_opened(config, listener, stop, opened, (cluster, server), (inbox, inputs)).await
 }
 

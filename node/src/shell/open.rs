@@ -21,6 +21,7 @@ use crate::log::files::RealFiles;
 use crate::log::memory::MemoryLog;
 use crate::log::recover::{OpenError as LogOpenError, OpenReport};
 use crate::log::{Log, ReadError};
+use crate::sizes::Sizes;
 use crate::state::{
     DiskState, Feeder, Identity, LayeredState, Limits, MemoryState, Notice,
     OpenError as StateOpenError, State, StateError, may_open, set_aside,
@@ -89,31 +90,35 @@ pub(super) fn open(
     mint: StoreId,
     inbox: &Inbox,
     damaged: bool,
+    sizes: &Sizes,
 ) -> Result<Opened, OpenFailed> {
+    let limits = Limits::for_memtable(sizes.memtable_bytes);
     let Some(directory) = directory else {
         let engine: Arc<dyn State> = Arc::new(MemoryState::new(History(0)));
-        return finish(None, mint, Box::new(MemoryLog::new()), engine, inbox);
+        return finish(None, mint, Box::new(MemoryLog::new()), (engine, limits), inbox);
     };
     let (dir, store) = (directory.path(), directory.store);
     let failed = |source| OpenFailed::Write { dir: directory.log(), source };
     // Before the log is put in order: what is of another program is not ours to touch.
     may_open(dir, &identity(store, History(0)))?;
     let files = RealFiles::create(&directory.log()).map_err(failed)?;
-    let (log, report) = DiskLog::open(
-        files,
+    let options = DiskOptions {
+        store,
+        segment_bytes: sizes.log_segment_bytes,
         // The first segment is there before anybody has a number.
-        DiskOptions { begun: directory.identity.is_some(), ..DiskOptions::new(store) },
-    )?;
+        begun: directory.identity.is_some(),
+    };
+    let (log, report) = DiskLog::open(files, options)?;
     say(&report);
     let mut log: Box<dyn Log> = Box::new(log);
-    let (engine, lost) = open_state(dir, store, log.meta().history, damaged)?;
+    let (engine, lost) = open_state(dir, store, log.meta().history, damaged, sizes.memtable_bytes)?;
     let marks = engine.marks();
     let ops = reconcile(log.meta(), log.shape(), (engine.history(), marks.applied), lost);
     if !ops.is_empty() {
         tracing::warn!(?ops, "log and state were brought together");
         log.write(&ops).map_err(failed)?;
     }
-    finish(Some(directory), store, log, engine, inbox)
+    finish(Some(directory), store, log, (engine, limits), inbox)
 }
 
 /// Whose state it is. The directory's own file binds the store to its cluster.
@@ -140,18 +145,20 @@ fn open_state(
     store: StoreId,
     history: History,
     damaged: bool,
+    memtable_bytes: u64,
 ) -> Result<(Arc<dyn State>, bool), OpenFailed> {
     if damaged {
         let kept = set_aside(dir).map_err(StateError::from)?;
         tracing::error!(kept = %kept.display(), "the state was set aside");
     }
     let identity = identity(store, history);
-    let (state, lost) = match DiskState::open(dir, &identity) {
+    let open = || DiskState::open_with(dir, &identity, memtable_bytes);
+    let (state, lost) = match open() {
         Ok(state) => (state, damaged),
         Err(error @ StateOpenError::Damaged { .. }) => {
             let kept = set_aside(dir).map_err(StateError::from)?;
             tracing::error!(%error, kept = %kept.display(), "the state was set aside");
-            (DiskState::open(dir, &identity)?, true)
+            (open()?, true)
         }
         Err(error) => return Err(error.into()),
     };
@@ -165,12 +172,12 @@ pub(super) fn finish(
     directory: Option<Directory>,
     store: StoreId,
     log: Box<dyn Log>,
-    engine: Arc<dyn State>,
+    (engine, limits): (Arc<dyn State>, Limits),
     inbox: &Inbox,
 ) -> Result<Opened, OpenFailed> {
     let meta = *log.meta();
     let inbox = inbox.clone();
-    let state = LayeredState::new(engine, Limits::default(), WINDOW_UNKNOWN, move |notice| {
+    let state = LayeredState::new(engine, limits, WINDOW_UNKNOWN, move |notice| {
         inbox.put(match notice {
             Notice::Durable(version) => Input::Node(Event::DurableApplied(version)),
             Notice::Room => Input::State,

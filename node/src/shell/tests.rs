@@ -38,7 +38,8 @@ use super::registry::Server;
 use super::{Config, open, run_opened};
 use crate::log::memory::MemoryLog;
 use crate::log::{Log, LogOp};
-use crate::state::{Change as Changed, Group, MemoryState, State};
+use crate::sizes::Sizes;
+use crate::state::{Change as Changed, Group, Limits, MemoryState, State};
 use slow::Slow;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -259,8 +260,10 @@ async fn with_node(test: impl AsyncFnOnce(&mut Node)) {
     let mut log = MemoryLog::new();
     log.write(&[LogOp::Rebase(APPLIED)]).unwrap();
     let (inbox, inputs) = Inbox::new();
-    let opened = open::finish(None, StoreId(1), Box::new(log), Arc::new(engine), &inbox).unwrap();
-    let config = Config { servers, advertise: address.clone(), data: None };
+    let parts: (Arc<dyn State>, _) = (Arc::new(engine), Limits::default());
+    let opened = open::finish(None, StoreId(1), Box::new(log), parts, &inbox).unwrap();
+    let config =
+        Config { servers, advertise: address.clone(), data: None, sizes: Sizes::default() };
     let never = pin!(std::future::pending());
     let cluster = KnownCluster::default();
     let registry = Server::new(&config.servers, &cluster);

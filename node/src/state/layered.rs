@@ -49,6 +49,16 @@ pub struct Limits {
     pub cache_bytes_max: usize,
 }
 
+impl Limits {
+    /// The limits that fit an engine which writes a table when this much is new: a group is such a
+    /// memtable, and four of them are synced.
+    #[must_use]
+    pub fn for_memtable(bytes: u64) -> Self {
+        let bytes = usize::try_from(bytes).expect("a memtable is in memory");
+        Self { feed_bytes: bytes, sync_bytes: 4 * bytes, ..Self::default() }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -78,7 +78,8 @@ use quorate_protocol::version::Version;
 #[doc(hidden)]
 pub use self::disk::decode;
 pub use self::disk::{
-    Contents, DiskState, Finding, Identity, Look, look, may_open, set_aside, verify,
+    Contents, DiskState, Finding, Identity, Look, MEMTABLE_BYTES_DEFAULT, MEMTABLE_BYTES_MAX,
+    MEMTABLE_BYTES_MIN, look, may_open, set_aside, verify,
 };
 pub use self::error::{OpenError, StateError};
 pub use self::feeder::Feeder;

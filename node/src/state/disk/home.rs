@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::rows;
 use super::tree::Tree;
 use crate::dirs;
-use crate::state::OpenError;
+use crate::state::{OpenError, StateError};
 
 /// The format this program writes.
 pub(in crate::state) const FORMAT: u32 = 1;
@@ -61,16 +61,22 @@ pub(super) struct Head {
 pub(super) struct Home {
     dir: PathBuf,
     identity: Identity,
+    /// For the states that are made here.
+    memtable_bytes: u64,
     _lock: File,
 }
 
 impl Home {
     /// Finds the state under `root`, or makes an empty one.
-    pub(super) fn open(root: &Path, identity: &Identity) -> Result<(Arc<Self>, Head), OpenError> {
+    pub(super) fn open(
+        root: &Path,
+        identity: &Identity,
+        memtable_bytes: u64,
+    ) -> Result<(Arc<Self>, Head), OpenError> {
         let dir = root.join(DIRECTORY);
         let io = |error| OpenError::Io { dir: dir.clone(), error };
         if !dir.try_exists().map_err(io)? {
-            make(root, identity).map_err(io)?;
+            make(root, identity, memtable_bytes).map_err(io)?;
         }
         let head = read_head(&dir)?;
         check_identity(&dir, &head, identity)?;
@@ -79,7 +85,8 @@ impl Home {
         dirs::sync(root).map_err(io)?;
         // Again, now that nobody else can change it.
         let head = read_head(&dir)?;
-        Ok((Arc::new(Self { dir, identity: *identity, _lock: lock }), head))
+        let home = Self { dir, identity: *identity, memtable_bytes, _lock: lock };
+        Ok((Arc::new(home), head))
     }
 
     /// The state's directory.
@@ -92,12 +99,12 @@ impl Home {
         generation_dir(&self.dir, generation)
     }
 
-    /// Makes the empty directory of a generation.
-    pub(super) fn make_generation(&self, generation: u64) -> io::Result<PathBuf> {
+    /// Makes the empty tree of a generation.
+    pub(super) fn make_generation(&self, generation: u64) -> Result<Tree, StateError> {
         let dir = self.generation_dir(generation);
         remove_if_there(&dir)?;
         fs::create_dir(&dir)?;
-        Ok(dir)
+        Tree::create(&dir, self.memtable_bytes)
     }
 
     /// From here on `generation` counts.
@@ -212,13 +219,13 @@ pub(super) fn check_identity(
 }
 
 /// Makes an empty state, whole before it gets its name.
-fn make(root: &Path, identity: &Identity) -> io::Result<()> {
+fn make(root: &Path, identity: &Identity, memtable_bytes: u64) -> io::Result<()> {
     let making = root.join(MAKING);
     remove_if_there(&making)?;
     let first = generation_dir(&making, 1);
     fs::create_dir_all(&first)?;
     File::create(making.join(LOCK))?.sync_all()?;
-    drop(Tree::create(&first).map_err(io::Error::other)?);
+    drop(Tree::create(&first, memtable_bytes).map_err(io::Error::other)?);
     write_head(&making, identity, 1)?;
     fs::rename(&making, root.join(DIRECTORY))?;
     dirs::sync(root)

@@ -63,6 +63,15 @@ use self::tree::{Batch, Tree, View};
 use super::page::{Filling, completed, may_go, token_page};
 use super::{Change, Group, Marks, OpenError, Scrubbed, Size, Snapshot, State, StateError, Swept};
 
+/// The usual memtable.
+pub const MEMTABLE_BYTES_DEFAULT: u64 = 8 << 20;
+
+/// The smallest memtable: less would be all tables and no entries.
+pub const MEMTABLE_BYTES_MIN: u64 = 16 << 10;
+
+/// The largest memtable to ask for.
+pub const MEMTABLE_BYTES_MAX: u64 = 256 << 20;
+
 pub use self::check::{Finding, verify};
 pub(in crate::state) use self::home::FORMAT;
 pub use self::home::{Identity, may_open, set_aside};
@@ -115,7 +124,25 @@ impl DiskState {
     /// # Errors
     /// See [`OpenError`]. Nothing on disk was changed then.
     pub fn open(root: &Path, identity: &Identity) -> Result<Self, OpenError> {
-        let (home, head) = Home::open(root, identity)?;
+        Self::open_with(root, identity, MEMTABLE_BYTES_DEFAULT)
+    }
+
+    /// The same, where a state that is made anew writes a table for about this much; see
+    /// [`MEMTABLE_BYTES_MIN`] and [`MEMTABLE_BYTES_MAX`].
+    ///
+    /// # Errors
+    /// As [`DiskState::open`].
+    ///
+    /// # Panics
+    /// When that is out of bounds.
+    pub fn open_with(
+        root: &Path,
+        identity: &Identity,
+        memtable_bytes: u64,
+    ) -> Result<Self, OpenError> {
+        let bounds = MEMTABLE_BYTES_MIN..=MEMTABLE_BYTES_MAX;
+        assert!(bounds.contains(&memtable_bytes), "memtables of {bounds:?} bytes");
+        let (home, head) = Home::open(root, identity, memtable_bytes)?;
         let dir = home.generation_dir(head.generation);
         let damaged = |why: String| OpenError::Damaged { dir: home.dir().to_owned(), why };
         if let Some(finding) = check::before_open(&dir) {
@@ -321,9 +348,7 @@ impl State for DiskState {
 
     fn fresh(&self, history: History) -> Result<Arc<dyn State>, StateError> {
         let generation = self.generation + 1;
-        let dir = self.home.make_generation(generation)?;
-        let tree = Tree::create(&dir)?;
-        let (tree, marks, spans) = Self::load(tree)?;
+        let (tree, marks, spans) = Self::load(self.home.make_generation(generation)?)?;
         let home = Arc::clone(&self.home);
         Ok(Arc::new(Self::new(home, generation, history, tree, marks, spans)))
     }

@@ -17,16 +17,13 @@ use quorate_protocol::version::Version;
 
 use super::rows::{self, Span};
 use crate::dirs;
-use crate::state::{KEY_BYTES_MAX, Marks, Size, StateError};
+use crate::state::{KEY_BYTES_MAX, MEMTABLE_BYTES_DEFAULT, Marks, Size, StateError};
 
 /// The name of the one keyspace.
 const KEYSPACE: &str = "state";
 
 /// fjall's name for the directory of keyspaces.
 const KEYSPACES: &str = "keyspaces";
-
-/// A memtable is written to a table when it is larger than this.
-const MEMTABLE_BYTES_MAX: u64 = 8 << 20;
 
 /// fjall's block cache.
 const CACHE_BYTES_MAX: u64 = 32 << 20;
@@ -61,9 +58,10 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Makes an empty tree in `dir`, which is there and empty. Durable on return.
-    pub(super) fn create(dir: &Path) -> Result<Self, StateError> {
-        let tree = Self::open_any(dir)?;
+    /// Makes an empty tree in `dir`, which is there and empty. Durable on return. A memtable is
+    /// written to a table when it is larger than `memtable_bytes`.
+    pub(super) fn create(dir: &Path, memtable_bytes: u64) -> Result<Self, StateError> {
+        let tree = Self::open_any(dir, memtable_bytes)?;
         let mut batch = tree.batch();
         batch.put_marks(&Marks::default());
         tree.commit(batch)?;
@@ -74,10 +72,11 @@ impl Tree {
     /// Opens the tree in `dir`, as of the tables: journals are emptied first.
     pub(super) fn open(dir: &Path) -> Result<Self, StateError> {
         empty_journals(dir)?;
-        Self::open_any(dir)
+        // fjall keeps a keyspace's options from when it was made.
+        Self::open_any(dir, MEMTABLE_BYTES_DEFAULT)
     }
 
-    fn open_any(dir: &Path) -> Result<Self, StateError> {
+    fn open_any(dir: &Path, memtable_bytes: u64) -> Result<Self, StateError> {
         contained("opening", || {
             let db = Database::builder(dir)
                 .cache_size(CACHE_BYTES_MAX)
@@ -87,7 +86,7 @@ impl Tree {
                 .open()?;
             let keyspace = db.keyspace(KEYSPACE, || {
                 KeyspaceCreateOptions::default()
-                    .max_memtable_size(MEMTABLE_BYTES_MAX)
+                    .max_memtable_size(memtable_bytes)
                     .manual_journal_persist(true)
             })?;
             // fjall syncs this one before it makes its keyspaces in it.
