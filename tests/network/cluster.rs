@@ -30,6 +30,16 @@ const FIRST_NODE: u8 = 11;
 /// The hosts that there are, most of them without a node at first.
 const NODES_MAX: u8 = 5;
 
+/// How large the pieces of the nodes' files are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Files {
+    Usual,
+    Small,
+}
+
+/// Segments of 256 KiB, memtables of 128 KiB.
+const SMALL_FILES: [&str; 4] = ["--log-segment-bytes", "262144", "--memtable-bytes", "131072"];
+
 /// One node, running or not.
 #[derive(Debug)]
 struct Node {
@@ -45,6 +55,7 @@ pub(crate) struct Cluster {
     nodes: BTreeMap<Host, Node>,
     // After the processes, so that they end first.
     pub(crate) network: Network,
+    files: Files,
     dir: tempfile::TempDir,
 }
 
@@ -54,16 +65,12 @@ pub(crate) fn hosts() -> Vec<Host> {
     std::iter::once(SERVER).chain(nodes).collect()
 }
 
-fn address(host: Host) -> String {
-    format!("{}:4747", host.ip())
-}
-
 // Processes.
 impl Cluster {
     /// A server and `nodes` nodes in this network, all of them members.
-    pub(crate) async fn start(network: Network, nodes: usize) -> Self {
+    pub(crate) async fn start(network: Network, files: Files, nodes: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut cluster = Self { server: None, nodes: BTreeMap::new(), network, dir };
+        let mut cluster = Self { server: None, nodes: BTreeMap::new(), network, files, dir };
         cluster.start_server().await;
         for _ in 0..nodes {
             cluster.join().await;
@@ -83,7 +90,7 @@ impl Cluster {
         let host = Host(FIRST_NODE + u8::try_from(self.nodes.len()).unwrap());
         let process = self.run_node(host, &dir).await;
         let id = within(HEALED_MAX, &format!("{host:?} registers"), async || {
-            let status = ask::status(&address(host)).await?;
+            let status = ask::status(&host.address()).await?;
             status.node.filter(|_| status.role != Role::Joining).ok_or_else(|| "no number".into())
         })
         .await;
@@ -105,15 +112,20 @@ impl Cluster {
     async fn start_server(&mut self) {
         assert!(self.server.is_none(), "the server runs");
         let data = self.dir.path().join("server");
-        let args = ["server", "--listen", &address(SERVER), "--data"].map(OsString::from);
+        let (listen, advertise) = (self.network.listens(SERVER), SERVER.address());
+        let args = ["server", "--listen", &listen, "--advertise", &advertise, "--data"];
+        let args = args.map(OsString::from);
         let command = there(SERVER, args.into_iter().chain([data.into()]));
         self.server = Some(Process::start_by(command, &self.log_path(SERVER)).await);
     }
 
     async fn run_node(&self, host: Host, dir: &std::path::Path) -> Process {
-        let (listen, server) = (address(host), address(SERVER));
-        let args = ["node", "--listen", &listen, "--server", &server, "--data"];
-        let args = args.map(OsString::from).into_iter().chain([dir.into()]);
+        let (listen, advertise) = (self.network.listens(host), host.address());
+        let addresses = ["node", "--listen", &listen, "--advertise", &advertise];
+        let server = ["--server", &SERVER.address(), "--data"].map(OsString::from);
+        let args = addresses.map(OsString::from).into_iter().chain(server).chain([dir.into()]);
+        let small = self.files == Files::Small;
+        let args = args.chain(SMALL_FILES.iter().filter(|_| small).map(OsString::from));
         Process::start_by(there(host, args), &self.log_path(host)).await
     }
 
@@ -187,7 +199,12 @@ impl Cluster {
 
     /// A client that knows the server only.
     pub(crate) async fn client(&self) -> Client {
-        Client::connect([address(SERVER)]).await.unwrap()
+        Client::connect([SERVER.address()]).await.unwrap()
+    }
+
+    /// Where everything of this cluster is.
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        self.dir.path()
     }
 
     fn log_path(&self, host: Host) -> PathBuf {
@@ -217,7 +234,7 @@ impl Cluster {
     /// The host of the coordinator, as the server has it.
     pub(crate) async fn coordinator(&self) -> Host {
         let id = within(HEALED_MAX, "somebody coordinates", async || {
-            let status = ask::server(&address(SERVER)).await?;
+            let status = ask::server(&SERVER.address()).await?;
             status.active.map(|view| view.coordinator).ok_or_else(|| "nobody".to_owned())
         })
         .await;
@@ -239,14 +256,14 @@ impl Cluster {
     }
 
     async fn look_healed(&self) -> Result<View, String> {
-        let server = ask::server(&address(SERVER)).await?;
+        let server = ask::server(&SERVER.address()).await?;
         let view = server.active.ok_or("there is no view")?;
         let members = self.nodes.values().map(|node| node.id).collect();
         if view.members != members || server.proposed.is_some() {
             return Err(format!("view {view}, proposed {:?}", server.proposed));
         }
         for (host, node) in &self.nodes {
-            let status = ask::status(&address(*host)).await?;
+            let status = ask::status(&host.address()).await?;
             let is_coordinator = status.role == Role::Coordinator;
             if status.view.as_ref() != Some(&view)
                 || status.node != Some(node.id)
@@ -263,7 +280,7 @@ impl Cluster {
     /// Every node takes this view for the active one.
     pub(crate) async fn everyone_knows(&self, view: &View) {
         for host in self.nodes() {
-            let status = ask::status(&address(host)).await.unwrap();
+            let status = ask::status(&host.address()).await.unwrap();
             assert_eq!(status.view.as_ref(), Some(view), "{host:?}");
         }
     }
@@ -273,7 +290,7 @@ impl Cluster {
         for host in self.nodes() {
             for (key, value) in contents {
                 within(HEALED_MAX, &format!("{host:?} holds {key} as read"), async || {
-                    let held = ask::weak(&address(host), key).await?;
+                    let held = ask::weak(&host.address(), key).await?;
                     if held == *value { Ok(()) } else { Err("it does not".to_owned()) }
                 })
                 .await;
@@ -297,6 +314,8 @@ impl Drop for Cluster {
             for host in self.all() {
                 eprintln!("--- {host:?}\n{}", tail(&self.log_path(host)));
             }
+            self.dir.disable_cleanup(true);
+            eprintln!("--- logs, data and history are kept in {}", self.dir.path().display());
         }
     }
 }

@@ -9,6 +9,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -55,6 +58,16 @@ impl Book {
     fn now(&mut self) -> u64 {
         self.clock += 1;
         self.clock
+    }
+
+    /// Every operation, one a line, as they ended: `key begun ended what`, and `-` for no end.
+    fn write_down(&self, path: &Path) -> io::Result<()> {
+        let mut file = BufWriter::new(File::create(path)?);
+        for (key, Operation { begun, ended, did }) in &self.operations {
+            let ended = ended.map_or("-".to_owned(), |ended| ended.to_string());
+            writeln!(file, "{key} {begun} {ended} {did:?}")?;
+        }
+        file.flush()
     }
 
     fn add(&mut self, key: &str, begun: u64, ended: Option<u64>, did: Did) {
@@ -145,8 +158,8 @@ impl Load {
     }
 
     /// Stops, reads everything, and has all that was ever answered judged. Gives what some of the
-    /// keys hold, and the figures.
-    pub(crate) async fn finish(mut self) -> (BTreeMap<String, Option<Value>>, Figures) {
+    /// keys hold, and the figures. The history is written down in `dir` first.
+    pub(crate) async fn finish(mut self, dir: &Path) -> (BTreeMap<String, Option<Value>>, Figures) {
         self.stop.set(true);
         let ended = Instant::now();
         for worker in self.workers.drain(..) {
@@ -155,6 +168,7 @@ impl Load {
         let contents = self.hand.read_everything().await;
         let every = (contents.len() / 60).max(1);
         let mut book = self.hand.book.borrow_mut();
+        book.write_down(&dir.join("history")).unwrap();
         if let Err(violation) = linear::check(std::mem::take(&mut book.operations)) {
             panic!("not linearizable: {}", violation.what);
         }

@@ -17,10 +17,11 @@
 //! long and which bit; what happens in between is up to the machine. `QUORATE_NETWORK_SEED` sets it.
 //!
 //! * [`hosts`]: the network, and what is done to it.
+//! * [`proxy`]: what stands between all hosts where lines are to be late, lossy or half open.
 //! * [`cluster`]: the processes on it; what is true once everything is whole again.
 //! * [`load`]: clients that write down every operation.
 //! * [`sync_error`]: a disk that fails; `small_disk`, shared with the other tests: one that is full.
-//! * [`scenarios`]: the claims.
+//! * [`scenarios`], [`lines`]: the claims; the latter those that take the proxy.
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers are test code")]
 #![allow(clippy::print_stderr, reason = "figures and logs of a test are for people")]
@@ -30,10 +31,12 @@
 mod ask;
 mod cluster;
 mod hosts;
+mod lines;
 mod load;
 #[allow(dead_code, reason = "shared with tests/cluster, which uses all of it")]
 #[path = "../cluster/process.rs"]
 mod process;
+mod proxy;
 mod scenarios;
 #[allow(dead_code, reason = "shared with tests/cluster, which uses all of it")]
 #[path = "../cluster/small_disk.rs"]
@@ -44,52 +47,81 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crate::hosts::{Host, Network};
+use crate::cluster::Files;
+use crate::hosts::{Between, Host, Network};
 use crate::load::Figures;
 use crate::scenarios::{Scene, Skipped};
 
-/// How long a scenario may take: the longest takes some two minutes.
+/// How long a scenario may take: the longest takes some minutes.
 const SCENARIO_MAX: Duration = Duration::from_secs(15 * 60);
 
-/// After this long, the long run begins no other seed; one takes some five minutes.
-const LONG_MAX: Duration = Duration::from_secs(20 * 60);
+/// After this long, the long run begins no other scenario, and is over in some 20 minutes.
+const LONG_MAX: Duration = Duration::from_secs(18 * 60);
 
 /// A scenario on its way: a machine may not allow it.
 type Playing<'a> = Pin<Box<dyn Future<Output = Result<(), Skipped>> + 'a>>;
 
-/// A claim, and how it is tried.
+/// A claim, and how and where it is tried.
 struct Scenario {
     name: &'static str,
+    between: Between,
+    files: Files,
     run: for<'a> fn(&'a mut Scene) -> Playing<'a>,
 }
 
 macro_rules! scenario {
+    ($module:ident::$name:ident) => {
+        Scenario {
+            name: stringify!($name),
+            between: Between::Nothing,
+            files: Files::Usual,
+            run: |scene| Box::pin($module::$name(scene)),
+        }
+    };
+}
+
+/// One whose lines go through the proxy.
+macro_rules! by_proxy {
     ($name:ident) => {
-        Scenario { name: stringify!($name), run: |scene| Box::pin(scenarios::$name(scene)) }
+        Scenario { between: Between::Proxy, ..scenario!(lines::$name) }
+    };
+}
+
+/// One whose nodes' files are made of small pieces.
+macro_rules! small_files {
+    ($name:ident) => {
+        Scenario { files: Files::Small, ..scenario!(scenarios::$name) }
     };
 }
 
 /// Those that are run by default.
-const SHORT: [Scenario; 13] = [
-    scenario!(any_one_process_may_be_killed),
-    scenario!(all_processes_may_be_killed_at_once),
-    scenario!(any_one_process_may_stand_still),
-    scenario!(a_line_may_be_cut_in_one_direction),
-    scenario!(a_process_may_be_cut_off),
-    scenario!(nodes_may_be_restarted_one_after_the_other),
-    scenario!(the_server_may_be_away),
-    scenario!(a_disk_may_be_full),
-    scenario!(a_disk_may_fail_to_sync),
-    scenario!(a_bit_of_a_stopped_node_may_flip),
-    scenario!(a_file_of_a_stopped_node_may_be_cut_short),
-    scenario!(a_line_may_be_slow),
-    scenario!(everything_may_happen_at_once),
+const SHORT: [Scenario; 19] = [
+    scenario!(scenarios::any_one_process_may_be_killed),
+    scenario!(scenarios::all_processes_may_be_killed_at_once),
+    small_files!(processes_may_be_killed_again_and_again),
+    scenario!(scenarios::any_one_process_may_stand_still),
+    scenario!(scenarios::a_line_may_be_cut_in_one_direction),
+    scenario!(scenarios::a_line_may_be_cut_in_both_directions),
+    scenario!(scenarios::a_process_may_be_cut_off),
+    by_proxy!(a_line_may_be_late),
+    by_proxy!(a_line_may_lose_what_it_carries),
+    by_proxy!(a_connection_may_be_half_open),
+    scenario!(scenarios::a_line_may_be_slow),
+    scenario!(scenarios::nodes_may_be_restarted_one_after_the_other),
+    scenario!(scenarios::the_server_may_be_away),
+    scenario!(scenarios::a_disk_may_be_full),
+    scenario!(scenarios::a_disk_may_fail_to_sync),
+    scenario!(scenarios::a_bit_of_a_stopped_node_may_flip),
+    scenario!(scenarios::a_file_of_a_stopped_node_may_be_cut_short),
+    scenario!(scenarios::everything_may_happen_at_once),
+    by_proxy!(everything_may_happen_to_lines_at_once),
 ];
 
-/// Those that only the long run has time for.
-const LONG: [Scenario; 2] = [
-    scenario!(processes_may_be_killed_again_and_again),
-    scenario!(the_server_may_be_away_for_a_minute),
+/// Those that only the long run has time for, once.
+const LONG: [Scenario; 3] = [
+    small_files!(processes_may_be_killed_five_hundred_times),
+    scenario!(scenarios::any_one_process_may_stand_still_for_long),
+    scenario!(scenarios::the_server_may_be_away_for_a_minute),
 ];
 
 fn main() -> ExitCode {
@@ -107,20 +139,25 @@ fn main() -> ExitCode {
         }
     };
     hosts::sweep();
-    let probe = std::thread::spawn(|| Network::enter(&[Host(1)]).map(drop));
+    let probe = std::thread::spawn(|| Network::enter(&[Host(1)], Between::Proxy).map(drop));
     if let Err(why) = probe.join().expect("it does not panic") {
         eprintln!("network: skipped; this machine allows no network namespaces: {why}");
         return ExitCode::SUCCESS;
     }
-    let seed = std::env::var("QUORATE_NETWORK_SEED")
+    let first = std::env::var("QUORATE_NETWORK_SEED")
         .map_or(1, |seed| seed.parse().expect("QUORATE_NETWORK_SEED must be a number"));
     let name = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
-    let scenarios = SHORT.iter().chain(LONG.iter().filter(|_| is_long));
-    let scenarios: Vec<_> = scenarios.filter(|scenario| scenario.name.contains(&name)).collect();
     let mut run = Run::begin(asked);
-    for seed in seed.. {
-        scenarios.iter().for_each(|scenario| run.play(scenario, seed));
-        if !is_long || run.begun.elapsed() >= LONG_MAX {
+    for seed in first.. {
+        let longer = LONG.iter().filter(|_| is_long && seed == first);
+        let scenarios = longer.chain(&SHORT).filter(|scenario| scenario.name.contains(&name));
+        let before = run.played;
+        for scenario in scenarios {
+            if !is_long || run.is_in_time() {
+                run.play(scenario, seed);
+            }
+        }
+        if !is_long || !run.is_in_time() || run.played == before {
             break;
         }
     }
@@ -143,6 +180,10 @@ impl Run {
     fn begin(asked: String) -> Self {
         let (begun, failed, total) = (Instant::now(), Vec::new(), Figures::default());
         Self { asked, begun, played: 0, skipped: 0, failed, kills: 0, total }
+    }
+
+    fn is_in_time(&self) -> bool {
+        self.begun.elapsed() < LONG_MAX
     }
 
     /// Plays a scenario, in a thread of its own, which enters the scenario's network.
@@ -188,12 +229,16 @@ impl Run {
 fn played(scenario: &Scenario, seed: u64) -> Result<(usize, Figures), Skipped> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let whole = async {
-        let mut scene = Scene::set(seed).await;
+        let mut scene = Scene::set(scenario.between, scenario.files, seed).await;
         (scenario.run)(&mut scene).await?;
         let kills = scene.kills;
         Ok((kills, scene.end().await))
     };
     let tasks = tokio::task::LocalSet::new();
-    let whole = tasks.run_until(async { tokio::time::timeout(SCENARIO_MAX, whole).await });
-    runtime.block_on(whole).expect("a scenario ends in time")
+    runtime.block_on(tasks.run_until(async {
+        // Still there when it is late: it then says what its processes said.
+        let mut whole = std::pin::pin!(whole);
+        let ended = tokio::time::timeout(SCENARIO_MAX, whole.as_mut()).await;
+        ended.expect("a scenario ends in time")
+    }))
 }

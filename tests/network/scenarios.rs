@@ -10,20 +10,21 @@ use std::time::{Duration, Instant};
 use quorate_protocol::seeded::Seeded;
 use rustix::process::Signal;
 
-use crate::cluster::{Cluster, HEALED_MAX, SERVER, hosts};
-use crate::hosts::{Host, Network};
+use crate::cluster::{Cluster, Files, HEALED_MAX, SERVER, hosts};
+use crate::hosts::{Between, Host, Network};
+use crate::lines;
 use crate::load::{Figures, Load};
 use crate::small_disk::SmallDisk;
 use crate::sync_error::SyncError;
 
 /// How many changes show that a cluster goes on.
-const SOME: usize = 200;
+pub(crate) const SOME: usize = 200;
 
 /// A cluster under load, and what is to happen to it.
 pub(crate) struct Scene {
-    cluster: Cluster,
-    load: Load,
-    chance: Seeded,
+    pub(crate) cluster: Cluster,
+    pub(crate) load: Load,
+    pub(crate) chance: Seeded,
     /// Processes killed with -9.
     pub(crate) kills: usize,
     /// A disk that must outlive the processes on it.
@@ -35,8 +36,9 @@ pub(crate) type Skipped = String;
 
 impl Scene {
     /// Three nodes and their clients, where the choices are those of `seed`.
-    pub(crate) async fn set(seed: u64) -> Self {
-        let cluster = Cluster::start(Network::enter(&hosts()).unwrap(), 3).await;
+    pub(crate) async fn set(between: Between, files: Files, seed: u64) -> Self {
+        let network = Network::enter(&hosts(), between).unwrap();
+        let cluster = Cluster::start(network, files, 3).await;
         let load = Load::start(&cluster, seed).await;
         load.goes_on(SOME).await;
         Self { cluster, load, chance: Seeded::new(seed), kills: 0, disk: None }
@@ -47,14 +49,14 @@ impl Scene {
     pub(crate) async fn end(self) -> Figures {
         self.cluster.healed().await;
         self.load.goes_on(SOME).await;
-        let (contents, figures) = self.load.finish().await;
+        let (contents, figures) = self.load.finish(self.cluster.dir()).await;
         self.cluster.all_hold(&contents).await;
         self.cluster.end();
         figures
     }
 
     /// It is whole again, and goes on.
-    async fn healed(&self) {
+    pub(crate) async fn healed(&self) {
         self.cluster.healed().await;
         self.load.goes_on(SOME).await;
     }
@@ -68,7 +70,7 @@ impl Scene {
     }
 
     /// A follower, by chance.
-    async fn follower(&mut self) -> Host {
+    pub(crate) async fn follower(&mut self) -> Host {
         let followers = self.cluster.followers().await;
         *self.chance.pick(&followers).expect("there are two")
     }
@@ -98,17 +100,29 @@ pub(crate) async fn all_processes_may_be_killed_at_once(scene: &mut Scene) -> Re
 }
 
 pub(crate) async fn any_one_process_may_stand_still(scene: &mut Scene) -> Result<(), Skipped> {
+    stand_still(scene, 1_000, 4_000).await;
+    Ok(())
+}
+
+pub(crate) async fn any_one_process_may_stand_still_for_long(
+    scene: &mut Scene,
+) -> Result<(), Skipped> {
+    stand_still(scene, 5_000, 30_000).await;
+    Ok(())
+}
+
+/// Stops coordinator, follower and server where they are, each for as long as `least_ms` to `most_ms`.
+async fn stand_still(scene: &mut Scene, least_ms: u64, most_ms: u64) {
     let coordinator = scene.cluster.coordinator().await;
     let follower = scene.follower().await;
     for host in [coordinator, follower, SERVER] {
-        let pause = Duration::from_millis(1_000 + scene.chance.below(4_000));
+        let pause_ms = least_ms + scene.chance.below(most_ms - least_ms + 1);
         scene.cluster.process(host).pause().await;
-        lasts(pause).await;
+        lasts(Duration::from_millis(pause_ms)).await;
         scene.load.goes_on(SOME).await;
         scene.cluster.process(host).signal(Signal::CONT);
         scene.healed().await;
     }
-    Ok(())
 }
 
 pub(crate) async fn a_line_may_be_cut_in_one_direction(scene: &mut Scene) -> Result<(), Skipped> {
@@ -123,6 +137,21 @@ pub(crate) async fn a_line_may_be_cut_in_one_direction(scene: &mut Scene) -> Res
         ];
         let (from, to) = pairs[n];
         scene.cluster.network.cut(from, to);
+        lasts(Duration::from_millis(1_000 + scene.chance.below(2_000))).await;
+        scene.load.goes_on(SOME).await;
+        scene.healed().await;
+    }
+    Ok(())
+}
+
+pub(crate) async fn a_line_may_be_cut_in_both_directions(scene: &mut Scene) -> Result<(), Skipped> {
+    for n in 0..3 {
+        let coordinator = scene.cluster.coordinator().await;
+        let followers = scene.cluster.followers().await;
+        let pairs =
+            [(coordinator, followers[0]), (coordinator, SERVER), (followers[0], followers[1])];
+        let (one, other) = pairs[n];
+        scene.cluster.network.cut_both(one, other);
         lasts(Duration::from_millis(1_000 + scene.chance.below(2_000))).await;
         scene.load.goes_on(SOME).await;
         scene.healed().await;
@@ -235,7 +264,7 @@ pub(crate) async fn a_file_of_a_stopped_node_may_be_cut_short(
 
 /// Damages one file of a killed node. It comes back by itself.
 async fn damage(scene: &mut Scene, how: fn(&Path, u64, &mut Seeded) -> String) {
-    let host = scene.follower().await;
+    let host = *scene.chance.pick(&scene.cluster.nodes()).expect("there are three");
     scene.cluster.kill(host);
     scene.kills += 1;
     let dir = scene.cluster.data(host).join(["log", "state"][scene.chance.below(2) as usize]);
@@ -261,18 +290,32 @@ pub(crate) async fn a_line_may_be_slow(scene: &mut Scene) -> Result<(), Skipped>
     Ok(())
 }
 
-/// The heaviest: some hundred kills while much is written, so that logs go from file to file and
-/// states from table to table, and no kill waits for the last one to be mended.
 pub(crate) async fn processes_may_be_killed_again_and_again(
     scene: &mut Scene,
 ) -> Result<(), Skipped> {
-    const KILLS: usize = 500;
+    kill_again_and_again(scene, 40).await;
+    Ok(())
+}
+
+pub(crate) async fn processes_may_be_killed_five_hundred_times(
+    scene: &mut Scene,
+) -> Result<(), Skipped> {
+    kill_again_and_again(scene, 500).await;
+    Ok(())
+}
+
+/// Kills while much is written and the files are small, so that logs go from file to file, states from
+/// table to table, and who was away copies. No kill waits for the last one to be mended.
+async fn kill_again_and_again(scene: &mut Scene, kills: usize) {
     let client = scene.cluster.client().await;
-    for (name, value) in [("log_tail_bytes", "1MiB"), ("log_bytes_max", "64MiB")] {
+    // What a log may take depends on the largest values.
+    let settings =
+        [("value_bytes_max", "64KiB"), ("log_tail_bytes", "1MiB"), ("log_bytes_max", "8MiB")];
+    for (name, value) in settings {
         client.set_setting(name, value, HEALED_MAX).await.unwrap();
     }
     scene.load.value_bytes(16 << 10);
-    while scene.kills < KILLS {
+    while scene.kills < kills {
         let all = scene.cluster.all();
         // One by chance most of the time; else two at once, or all.
         let victims = match scene.chance.below(10) {
@@ -294,12 +337,24 @@ pub(crate) async fn processes_may_be_killed_again_and_again(
         let more = 1 + scene.chance.below(40);
         scene.load.goes_on(usize::try_from(more).unwrap()).await;
     }
+    for host in scene.cluster.nodes() {
+        let data = scene.cluster.data(host);
+        let [segment, table] = ["log", "state"].map(|part| newest(&data.join(part)));
+        eprintln!("  {host:?} came to segment {segment} and table {table}");
+        assert!(segment >= 10 && table >= 5, "the files are not small");
+    }
+}
+
+pub(crate) async fn everything_may_happen_at_once(scene: &mut Scene) -> Result<(), Skipped> {
+    everything(scene).await;
     Ok(())
 }
 
 /// Five nodes, and one fault after the other by chance, whether the last is mended or not.
-pub(crate) async fn everything_may_happen_at_once(scene: &mut Scene) -> Result<(), Skipped> {
+pub(crate) async fn everything(scene: &mut Scene) {
     const STEPS: usize = 40;
+    // Behind the proxy, there are four kinds more.
+    let kinds = if scene.cluster.network.has_proxy() { 12 } else { 8 };
     for _ in 0..2 {
         scene.cluster.join().await;
     }
@@ -309,7 +364,7 @@ pub(crate) async fn everything_may_happen_at_once(scene: &mut Scene) -> Result<(
         let all = scene.cluster.all();
         let host = *scene.chance.pick(&all).expect("there are some");
         let other = *scene.chance.pick(&all).expect("there are some");
-        match scene.chance.below(8) {
+        match scene.chance.below(kinds) {
             0 | 1 if scene.cluster.is_up(host) => {
                 scene.cluster.kill(host);
                 scene.kills += 1;
@@ -322,6 +377,7 @@ pub(crate) async fn everything_may_happen_at_once(scene: &mut Scene) -> Result<(
             3 => move_on(&scene.cluster, &mut still),
             4 if host != other => scene.cluster.network.cut(host, other),
             5 => scene.cluster.network.heal(),
+            kind @ 8.. => lines::disturb(scene, kind - 8).await,
             _ if !scene.cluster.is_up(host) => scene.cluster.restart(host).await,
             _ => {}
         }
@@ -333,7 +389,6 @@ pub(crate) async fn everything_may_happen_at_once(scene: &mut Scene) -> Result<(
             scene.cluster.restart(host).await;
         }
     }
-    Ok(())
 }
 
 /// Whoever stands still continues.
@@ -344,7 +399,7 @@ fn move_on(cluster: &Cluster, still: &mut BTreeSet<Host>) {
 }
 
 /// The length of a fault: nothing is waited for.
-async fn lasts(length: Duration) {
+pub(crate) async fn lasts(length: Duration) {
     tokio::time::sleep(length).await;
 }
 
@@ -386,4 +441,13 @@ fn written(dir: &Path) -> Vec<(PathBuf, u64)> {
     found.retain(|(path, _)| !path.file_name().unwrap().to_string_lossy().starts_with("lost-"));
     found.sort();
     found
+}
+
+/// The highest number in the name of any file below `dir`: how many there were so far.
+fn newest(dir: &Path) -> u64 {
+    let numbers = written(dir).into_iter().filter_map(|(path, _)| {
+        let name = path.file_stem()?.to_string_lossy().into_owned();
+        name.trim_start_matches("log-").parse().ok()
+    });
+    numbers.max().unwrap_or_default()
 }
