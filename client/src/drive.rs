@@ -7,7 +7,10 @@
 //! * An attempt is never taken back. It runs on as a task of its own, up to its deadline, while
 //!   the request tries elsewhere; if it brings an answer after all, that is taken.
 //! * An attempt that takes long is not repeated at the same coordinator; the request looks whether
-//!   another one was named meanwhile, and goes there.
+//!   another one was named meanwhile, and goes there. The exception is one whose *connection* is dead:
+//!   a connection may have lost its other end without a word (a host that went away, a gateway that
+//!   forgot), and would be silent for ever. So the coordinator is asked something that takes it
+//!   nothing; where nothing at all comes back, the attempt is made again on a new connection.
 
 use std::time::Duration;
 
@@ -20,8 +23,8 @@ use crate::backoff::Backoff;
 use crate::finder::{Finder, Target};
 use crate::wire::{Fault, StoreLink};
 
-/// An attempt unanswered for this long makes the finder look whether the coordinator changed; and
-/// again after each further such time.
+/// An attempt unanswered for this long makes the finder look whether the coordinator changed, and
+/// whether the connection to it is still one; and again after each further such time.
 const PATIENCE: Duration = Duration::from_millis(150);
 
 /// An answer within this of the deadline was made when it had come, as the other end counts.
@@ -162,11 +165,14 @@ where
         }
     }
 
-    /// One attempt. It is left behind when another coordinator is named.
+    /// One attempt. It is left behind when another coordinator is named, or when its connection was
+    /// given up.
     async fn attempt(&self, target: &Target, left: &mut Left<T>) -> Attempted<T> {
         // A task of its own: whatever becomes of this request, the call is not cancelled. It ends
         // by itself, at the deadline at the latest.
-        let mut call = tokio::spawn((self.send)(self.finder.wire.store(&target.address)));
+        let link = self.finder.wire.store(&target.address);
+        let silences = link.silences();
+        let mut call = tokio::spawn((self.send)(link.clone()));
         loop {
             tokio::select! {
                 answer = &mut call => return match answer {
@@ -179,7 +185,14 @@ where
                     left.push(target.node, call);
                     return Attempted::Left;
                 }
-                () = tokio::time::sleep(PATIENCE) => self.finder.look(),
+                () = tokio::time::sleep(PATIENCE) => {
+                    if link.silences() != silences {
+                        left.push(target.node, call);
+                        return Attempted::Left;
+                    }
+                    self.finder.look();
+                    self.finder.probe(&target.address);
+                }
             }
         }
     }

@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -29,6 +30,10 @@ pub(crate) const POLL: Duration = Duration::from_millis(25);
 
 /// How long one process may take to say who coordinates.
 const ASK_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// How long a node may take to show that it is still there: much longer than a stalled disk keeps it
+/// from answering what takes it nothing.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Use of a directory older than this causes a round, so that new nodes are learnt of.
 const DIRECTORY_FRESH: Duration = Duration::from_secs(10);
@@ -75,6 +80,8 @@ pub(crate) struct Finder {
     pub(crate) wire: Wire,
     known: watch::Sender<Known>,
     wake: Notify,
+    /// A probe is under way.
+    probing: Arc<AtomicBool>,
 }
 
 impl Finder {
@@ -85,6 +92,7 @@ impl Finder {
             wire: Wire::default(),
             known: watch::Sender::new(Known::default()),
             wake: Notify::new(),
+            probing: Arc::default(),
         }
     }
 
@@ -133,6 +141,21 @@ impl Finder {
     /// A request waits long: is the target still the coordinator?
     pub(crate) fn look(&self) {
         self.wake.notify_one();
+    }
+
+    /// A request waits long: is the connection to `address` still one? Where nothing comes back, the
+    /// link gives it up and says so (`StoreLink::silences`). One probe at a time, however many
+    /// requests wait.
+    pub(crate) fn probe(&self, address: &str) {
+        if self.probing.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (link, probing) = (self.wire.store(address), Arc::clone(&self.probing));
+        tokio::spawn(async move {
+            // What it says is not of interest, only that it says something.
+            let _ = link.coordinator(Instant::now() + PROBE_TIMEOUT).await;
+            probing.store(false, Ordering::Relaxed);
+        });
     }
 
     /// A request met trouble with the target of `generation`.

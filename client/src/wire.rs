@@ -166,6 +166,11 @@ macro_rules! call {
 pub(crate) struct StoreLink(Link<StoreRequest, StoreResponse>);
 
 impl StoreLink {
+    /// See [`Link::silences`].
+    pub(crate) fn silences(&self) -> u64 {
+        self.0.silences()
+    }
+
     pub(crate) async fn read(&self, read: Read, deadline: Instant) -> Result<ReadReply, Fault> {
         call!(self, deadline, StoreRequest, StoreResponse::Read { read })
     }

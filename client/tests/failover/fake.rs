@@ -12,7 +12,8 @@ use quorate_protocol::rpc::store::{
 use quorate_protocol::transport::{
     Accepted, KnownCluster, Listener, Message, Responder, Service, serve_channel,
 };
-use tokio::sync::Notify;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 /// What a fake does with one request.
@@ -103,6 +104,49 @@ async fn serve<Req: Message, Resp: Message>(
     tokio::select! {
         _ = serve_channel(accepted.into_connection::<Req, Resp>(), inbox) => {}
         () = cut.notified() => {}
+    }
+}
+
+/// What stands between a client and a process, and can forget the connections it carries: nothing
+/// arrives on them any more, and they stay open. New ones are carried.
+pub(crate) struct Gateway {
+    pub(crate) address: String,
+    forgotten: watch::Sender<()>,
+    task: AbortHandle,
+}
+
+impl Gateway {
+    pub(crate) async fn before(address: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, there) = (listener.local_addr().unwrap().to_string(), address.to_owned());
+        let (forgotten, forgets) = watch::channel(());
+        let task = tokio::spawn(async move {
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let mut far = TcpStream::connect(&there).await.unwrap();
+                let mut forgets = forgets.clone();
+                forgets.mark_unchanged();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        Ok(()) = forgets.changed() => {
+                            let _ = tokio::io::copy(&mut near, &mut tokio::io::sink()).await;
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, forgotten, task: task.abort_handle() }
+    }
+
+    pub(crate) fn forget(&self) {
+        self.forgotten.send_replace(());
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 

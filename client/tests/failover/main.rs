@@ -88,6 +88,23 @@ async fn a_request_cut_off_is_sent_again_under_its_token() {
 }
 
 #[tokio::test]
+async fn a_request_on_a_connection_without_another_end_is_sent_again_on_a_new_one() {
+    let (word, seen) = (word(), Seen::default());
+    let node = node(&word, &seen, |_| applied(9)).await;
+    let gateway = fake::Gateway::before(&node.address).await;
+    say(&word, coordinates(1, &gateway.address, 1));
+    let server = server(&word).await;
+    let client = Client::connect([&server.address]).await.unwrap();
+    client.write("k", "v").await.unwrap();
+    gateway.forget();
+    let patient = ChangeOptions::default().deadline(Duration::from_secs(120));
+    let write = client.write_with("k", "w", patient);
+    let written = tokio::time::timeout(Duration::from_secs(30), write).await;
+    written.expect("long before its deadline").unwrap();
+    assert_eq!(seen.tokens().len(), 2, "it did not arrive the first time");
+}
+
+#[tokio::test]
 async fn a_refusal_is_certain() {
     let (word, seen) = (word(), Seen::default());
     let why = || Refused::InvalidKey { why: "too long".to_owned() };

@@ -106,6 +106,8 @@ struct Shared<Req, Resp> {
     store: StoreId,
     /// How the last dial failed; nothing while a connection stands.
     failed: std::sync::Mutex<Option<Failed>>,
+    /// See [`Link::silences`].
+    silences: AtomicU64,
     /// A fair lock: callers get the connection in the order in which they asked.
     state: Mutex<State<Req, Resp>>,
 }
@@ -182,6 +184,7 @@ impl<Req: Message + Named, Resp: Message> Link<Req, Resp> {
             cluster,
             store,
             failed: std::sync::Mutex::new(None),
+            silences: AtomicU64::new(0),
             state: Mutex::new(state),
         };
         Self { shared: Arc::new(shared) }
@@ -191,6 +194,13 @@ impl<Req: Message + Named, Resp: Message> Link<Req, Resp> {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.shared.address
+    }
+
+    /// How many connections were given up because nothing came from the other end while a call
+    /// waited. What was sent on one of them before, and has no answer, may never get one.
+    #[must_use]
+    pub fn silences(&self) -> u64 {
+        self.shared.silences.load(Ordering::Relaxed)
     }
 
     /// Whose process it calls; zero for any.
@@ -239,8 +249,8 @@ impl<Req: Message + Named, Resp: Message> Link<Req, Resp> {
             }
         };
         outcome.map_err(|error| {
-            if matches!(error, RpcError::DeadlineExceeded) {
-                up.note_silence(heard);
+            if matches!(error, RpcError::DeadlineExceeded) && up.note_silence(heard) {
+                self.shared.silences.fetch_add(1, Ordering::Relaxed);
             }
             self.explain(error, timeout)
         })
@@ -381,11 +391,12 @@ impl<Req, Resp> Up<Req, Resp> {
         !self.task.is_finished() && (silent_at == 0 || heard >= silent_at)
     }
 
-    /// A call that was sent when this many messages had arrived has timed out.
-    fn note_silence(&self, heard: u64) {
-        if self.heard.load(Ordering::Relaxed) == heard {
-            self.silent_at.store(heard + 1, Ordering::Relaxed);
-        }
+    /// A call that was sent when this many messages had arrived has timed out. True where nothing has
+    /// arrived since, and that is news.
+    fn note_silence(&self, heard: u64) -> bool {
+        let until = heard + 1;
+        self.heard.load(Ordering::Relaxed) == heard
+            && self.silent_at.swap(until, Ordering::Relaxed) != until
     }
 }
 
