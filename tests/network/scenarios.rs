@@ -230,12 +230,13 @@ pub(crate) async fn a_disk_may_be_full(scene: &mut Scene) -> Result<(), Skipped>
 }
 
 pub(crate) async fn a_disk_may_fail_to_sync(scene: &mut Scene) -> Result<(), Skipped> {
-    for n in 0..2 {
+    // The state is synced seldom, with a few calls each time.
+    for (n, (call, often)) in [("fdatasync", 20), ("fsync", 3)].repeat(2).into_iter().enumerate() {
         let coordinator = scene.cluster.coordinator().await;
-        let host = [coordinator, scene.follower().await][n];
+        let host = [coordinator, scene.follower().await][n / 2];
         let pid = scene.cluster.process(host).pid();
-        let when = 1 + scene.chance.below(20);
-        let _strace = SyncError::attach(pid, when).await?;
+        let when = 1 + scene.chance.below(often);
+        let _strace = SyncError::attach(pid, call, when).await?;
         let status = scene.cluster.ended(host).await;
         let said = scene.cluster.last_words(host);
         assert!(status.code().is_some_and(|code| code > 0), "{host:?} ended with {status}: {said}");

@@ -1,4 +1,5 @@
-//! A disk that fails to make things durable: fdatasync of a running process answers with EIO, once.
+//! A disk that fails to make things durable: fdatasync or fsync of a running process answers with EIO,
+//! once. A node's log uses the first, its state the second.
 //!
 //! strace does it, which takes the right to attach to a process. Where there is none, a scenario that
 //! needs it is skipped and says so.
@@ -13,21 +14,12 @@ use crate::process::within;
 pub(crate) struct SyncError(Child);
 
 impl SyncError {
-    /// The `when`th fdatasync of every thread of that process from now on fails.
-    pub(crate) async fn attach(pid: u32, when: u64) -> Result<Self, String> {
-        let inject = format!("inject=fdatasync:error=EIO:when={when}");
+    /// The `when`th such call of every thread of that process from now on fails.
+    pub(crate) async fn attach(pid: u32, call: &str, when: u64) -> Result<Self, String> {
+        let (trace, inject) =
+            (format!("trace={call}"), format!("inject={call}:error=EIO:when={when}"));
         let mut command = Command::new("strace");
-        command.args([
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "trace=fdatasync",
-            "-e",
-            &inject,
-            "-p",
-        ]);
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "-p"]);
         command.arg(pid.to_string()).stdin(Stdio::null()).stderr(Stdio::piped());
         let child = command.spawn().map_err(|error| format!("strace: {error}"))?;
         let mut strace = Self(child);
