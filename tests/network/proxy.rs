@@ -164,8 +164,9 @@ impl Shared {
             let ends = (open.caller, open.called);
             ends == (one, other) || ends == (other, one)
         });
-        let whole = between.filter(|open| *open.fate.borrow() == Fate::Carried);
-        whole.map(|open| open.fate.send_replace(fate)).count()
+        let whole: Vec<_> = between.filter(|open| *open.fate.borrow() == Fate::Carried).collect();
+        whole.iter().for_each(|open| _ = open.fate.send_replace(fate));
+        whole.len()
     }
 }
 

@@ -311,7 +311,7 @@ async fn kill_again_and_again(scene: &mut Scene, kills: usize) {
     let client = scene.cluster.client().await;
     // What a log may take depends on the largest values.
     let settings =
-        [("value_bytes_max", "64KiB"), ("log_tail_bytes", "1MiB"), ("log_bytes_max", "8MiB")];
+        [("value_bytes_max", "64KiB"), ("log_tail_bytes", "1MiB"), ("log_bytes_max", "64MiB")];
     for (name, value) in settings {
         client.set_setting(name, value, HEALED_MAX).await.unwrap();
     }

@@ -12,12 +12,13 @@ use super::super::directory::Directory;
 use super::super::inbox::Inbox;
 use super::{Opened, open};
 use crate::fixture::{APPLIED, ENTRIES, STORE, node, open_state, record, tree, version};
+use crate::sizes::Sizes;
 use crate::state::{DiskState, State as _};
 
 /// Starts as a node would.
 fn start(dir: &Path) -> Opened {
     let directory = Directory::open(dir, StoreId(99)).unwrap();
-    open(Some(directory), STORE, &Inbox::new().0, false).unwrap()
+    open(Some(directory), STORE, &Inbox::new().0, false, &Sizes::default()).unwrap()
 }
 
 #[test]
@@ -107,7 +108,8 @@ fn a_state_of_another_format_or_store_keeps_the_log_as_it_is() {
         fs::write(root.path().join("log/new-000000000099.seg"), "unfinished").unwrap();
         let before = tree(root.path());
         let directory = Directory::open(root.path(), StoreId(99)).unwrap();
-        let error = open(Some(directory), STORE, &Inbox::new().0, false).err().unwrap();
+        let error =
+            open(Some(directory), STORE, &Inbox::new().0, false, &Sizes::default()).err().unwrap();
         assert!(error.to_string().contains(says), "{error}");
         assert!(tree(root.path()) == before, "{says}");
     }
