@@ -108,8 +108,9 @@ pub(crate) enum Then {
     Live(Epoch),
     Resign(Resignation, u32),
     Settings,
-    CopyOpened,
-    CopyPage,
+    // The copy it belongs to.
+    CopyOpened(u64),
+    CopyPage(u64),
     // The server.
     Surveyed(Round, NodeId),
     Appointed(Epoch),

@@ -87,6 +87,9 @@ pub enum Effect {
         /// Everything, into a second state, and swap.
         whole: bool,
     },
+    /// End the copy that runs, unless it is about to be complete. Answered by `Copied`, as ever; may
+    /// be said again before that.
+    LeaveCopy,
     /// Hand an appointment to this process's coordinator.
     Appointed(Box<Appointment>),
     /// Tell this process's coordinator that a node is about to stop, or is back and does not.

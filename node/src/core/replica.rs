@@ -79,7 +79,8 @@ pub struct Replica {
     /// Set once the node has registered. What the server told it is a step like any other: no
     /// reply overtakes it.
     ready: bool,
-    copying: bool,
+    /// A state copy runs, ordered under this promise.
+    copying: Option<Promise>,
     /// A state copy began, in this process or in one before. However it ended, the state may hold
     /// records, though nothing is applied.
     copied_into: bool,
@@ -114,7 +115,7 @@ impl Replica {
             proven: Version::ZERO,
             horizon: Version::ZERO,
             ready: false,
-            copying: false,
+            copying: None,
             copied_into: found.half_copied,
             steps: VecDeque::new(),
             next_ticket: Ticket(1),
@@ -189,7 +190,7 @@ impl Replica {
     /// Whether a state copy runs.
     #[must_use]
     pub fn is_copying(&self) -> bool {
-        self.copying
+        self.copying.is_some()
     }
 
     /// Whether it holds nothing at all.
@@ -271,6 +272,7 @@ impl Replica {
             let reply = Reply::Prepared(Err(declined));
             return effects.push(Effect::Reply { caller, reply });
         }
+        self.leave_copy(prepare.promise, effects);
         let mut ops = Vec::new();
         self.raise(prepare.promise, &mut ops);
         if !ops.is_empty() {

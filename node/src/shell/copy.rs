@@ -35,7 +35,7 @@ const PAGE_BYTES_MAX: usize = 8 << 20;
 /// The longest rest between two pages.
 const THROTTLE_MAX: Duration = Duration::from_millis(50);
 /// How long one call of a copy may take.
-const TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// One node that copies from here.
 struct Session {
@@ -44,17 +44,25 @@ struct Session {
     touched: Moment,
 }
 
-/// The copies that others make of this node's state.
+/// The copies that others make of this node's state, and the one that it makes of another's.
 #[derive(Default)]
-pub(super) struct Sources {
+pub(super) struct Copies {
     sessions: BTreeMap<u64, Session>,
     next: u64,
+    /// Ends the copy that comes in, if one does.
+    leave: Option<oneshot::Sender<()>>,
 }
 
-impl Sources {
+impl Copies {
     /// Ends the sessions that were left.
     pub(super) fn expire(&mut self, now: Moment) {
         self.sessions.retain(|_, session| now < session.touched + SESSION_IDLE);
+    }
+
+    /// Ends the copy that comes in where it waits for its source. It says so itself.
+    pub(super) fn leave(&mut self) {
+        // Dropping it is the word.
+        self.leave = None;
     }
 
     /// The log behind this must stay: a copy that is being made needs it next.
@@ -167,7 +175,9 @@ impl Shell {
             cluster: self.cluster.clone(),
         };
         tracing::info!(from = %source, %since, whole, "copying a state");
-        self.background.spawn(receive(self.state.clone(), order, self.inbox.clone()));
+        let (leave, left) = oneshot::channel();
+        self.copies.leave = Some(leave);
+        self.background.spawn(receive(self.state.clone(), order, self.inbox.clone(), left));
     }
 }
 
@@ -182,20 +192,43 @@ struct Order {
     cluster: KnownCluster,
 }
 
-/// Copies, and says how it ended.
-async fn receive(state: LayeredState, order: Order, inbox: Inbox) {
-    let outcome = match fetch_all(&state, &order).await {
-        Ok(snapshot) => {
+/// Copies, and says how it ended. `left` resolves where it is to end early.
+async fn receive(state: LayeredState, order: Order, inbox: Inbox, left: oneshot::Receiver<()>) {
+    let link =
+        Link::to_store(order.store, order.address.clone(), Service::Bulk, order.cluster.clone());
+    let mut source = Source { link, left };
+    match fetch_all(&state, &order, &mut source).await {
+        Ok(CopyOpened { session, snapshot, .. }) => {
             tracing::info!(%snapshot, "the state is copied");
-            Ok(CopyDone { snapshot, history: order.history })
+            ended(&inbox, Ok(CopyDone { snapshot, history: order.history }));
+            let _ = source.link.call(BulkRequest::Close { session }, TIMEOUT).await;
         }
         Err(why) => {
             tracing::warn!(%why, "the state copy failed; the coordinator orders another");
             state.abandon_copy();
-            Err(CopyFailed)
+            ended(&inbox, Err(CopyFailed));
         }
-    };
-    ended(&inbox, outcome);
+    }
+}
+
+/// Where a copy comes from, for as long as it is wanted.
+struct Source {
+    link: Link<BulkRequest, BulkResponse>,
+    left: oneshot::Receiver<()>,
+}
+
+impl Source {
+    /// Asks for something. Only here a copy ends early: what the state is doing is waited for.
+    async fn ask(&mut self, request: BulkRequest) -> Result<BulkResponse, String> {
+        tokio::select! {
+            answer = self.link.call(request, TIMEOUT) => answer.map_err(|error| error.to_string()),
+            _ = &mut self.left => Err("another coordinator has taken over".to_owned()),
+        }
+    }
+
+    fn wrong_answer(&self) -> String {
+        self.link.wrong_answer().to_string()
+    }
 }
 
 fn ended(inbox: &Inbox, outcome: Result<CopyDone, CopyFailed>) {
@@ -204,18 +237,15 @@ fn ended(inbox: &Inbox, outcome: Result<CopyDone, CopyFailed>) {
     inbox.put(Input::Coordinator(quorate_coordinator::core::event::Event::Copied { done }));
 }
 
-async fn fetch_all(state: &LayeredState, order: &Order) -> Result<Version, String> {
-    let link = Link::<BulkRequest, BulkResponse>::to_store(
-        order.store,
-        order.address.clone(),
-        Service::Bulk,
-        order.cluster.clone(),
-    );
+async fn fetch_all(
+    state: &LayeredState,
+    order: &Order,
+    source: &mut Source,
+) -> Result<CopyOpened, String> {
     let open = OpenCopy { node: order.me, history: order.history, since: order.since };
-    let opened = match link.call(BulkRequest::Open { open }, TIMEOUT).await {
-        Ok(BulkResponse::Open(opened)) => opened.map_err(|error| error.to_string())?,
-        Ok(_) => return Err(link.wrong_answer().to_string()),
-        Err(error) => return Err(error.to_string()),
+    let opened = match source.ask(BulkRequest::Open { open }).await? {
+        BulkResponse::Open(opened) => opened.map_err(|error| error.to_string())?,
+        _ => return Err(source.wrong_answer()),
     };
     if opened.snapshot.index == Index(u64::MAX) {
         return Err("the source says that its state is complete for ever".to_owned());
@@ -225,10 +255,9 @@ async fn fetch_all(state: &LayeredState, order: &Order) -> Result<Version, Strin
     let mut after = Cursor::Start;
     loop {
         let page = PageRequest { session: opened.session, after, bytes_max: PAGE_BYTES };
-        let mut page = match link.call(BulkRequest::Page { page }, TIMEOUT).await {
-            Ok(BulkResponse::Page(page)) => page.map_err(|error| error.to_string())?,
-            Ok(_) => return Err(link.wrong_answer().to_string()),
-            Err(error) => return Err(error.to_string()),
+        let mut page = match source.ask(BulkRequest::Page { page }).await? {
+            BulkResponse::Page(page) => page.map_err(|error| error.to_string())?,
+            _ => return Err(source.wrong_answer()),
         };
         let begun = Instant::now();
         let next = page.next.take();
@@ -241,8 +270,7 @@ async fn fetch_all(state: &LayeredState, order: &Order) -> Result<Version, Strin
         tokio::time::sleep(begun.elapsed().min(THROTTLE_MAX)).await;
     }
     settle(|done| state.finish_copy(opened.snapshot, done)).await?;
-    let _ = link.call(BulkRequest::Close { session: opened.session }, TIMEOUT).await;
-    Ok(opened.snapshot)
+    Ok(opened)
 }
 
 /// What a job of the state's feeder is answered with.

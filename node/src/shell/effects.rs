@@ -203,6 +203,7 @@ impl Shell {
             Effect::Copy { source, address, history, whole } => {
                 self.copy_from(source, address, history, whole);
             }
+            Effect::LeaveCopy => self.copies.leave(),
             Effect::Appointed(appointment) => {
                 tracing::info!(view = %appointment.view, "appointed");
                 self.work.push_back(Work::Coordinator(Coordination::Appointed(appointment)));

@@ -16,9 +16,11 @@ use quorate_protocol::ids::{ClientId, ClusterId, Epoch, History, NodeId, Request
 use quorate_protocol::record::{Digest, Key, Record, Value};
 use quorate_protocol::rpc::Declined;
 use quorate_protocol::rpc::appoint::{AppointeeRequest, AppointeeResponse, Appointment};
+use quorate_protocol::rpc::bulk::{BulkRequest, BulkResponse};
 use quorate_protocol::rpc::registry::{LiveAnswer, Registered, RegistryRequest, RegistryResponse};
 use quorate_protocol::rpc::replica::{
-    Append, Appended, Fetch, Prepare, ReplicaRequest, ReplicaResponse, Round, RoundAnswer,
+    Append, Appended, CopyOrder, Fetch, Prepare, ReplicaRequest, ReplicaResponse, Round,
+    RoundAnswer,
 };
 use quorate_protocol::rpc::store::{
     Change, ChangeReply, Command, Level, Read, ReadReply, Role, StoreRequest, StoreResponse,
@@ -443,6 +445,50 @@ async fn a_round_that_waited_is_not_answered_under_an_old_promise() {
             ReplicaResponse::Fetch(Err(declined)) => assert_eq!(declined, fenced),
             other => panic!("{other:?}"),
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_copy_whose_source_is_silent_is_left_for_another_coordinator() {
+    with_node(async |node| {
+        let port = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = port.local_addr().unwrap().to_string();
+        let cluster = KnownCluster::new(CLUSTER);
+        let mut source = Listener::over(port, Service::OF_NODE, cluster, StoreId(1));
+        let (asking, mut asked) = mpsc::unbounded_channel();
+        let source = tokio::spawn(async move {
+            loop {
+                let Ok(accepted) = source.accept().await else { continue };
+                let asking = asking.clone();
+                // Kept, and never answered.
+                let take = move |request: BulkRequest, responder: Responder<BulkResponse>| {
+                    asking.send((request, responder)).unwrap();
+                };
+                tokio::spawn(serve_channel(accepted.into_connection(), take));
+            }
+        });
+        let old = append(5, APPLIED, APPLIED).promise;
+        node.prepare(old).await;
+        let order = CopyOrder { history: History(0), promise: old, source: ME, address };
+        node.call(ReplicaRequest::CopyFrom { order }).await;
+        let waits = asked.recv().await.unwrap();
+
+        let begun = std::time::Instant::now();
+        let promise = Promise { epoch: Epoch(6), coordinator: NodeId(8) };
+        node.prepare(promise).await;
+        loop {
+            let probe = Append { promise, ..append(6, APPLIED, APPLIED) };
+            match node.append(probe).await.unwrap() {
+                Appended::Held { .. } => break,
+                Appended::Gap { .. } => tokio::task::yield_now().await,
+                other => panic!("{other:?}"),
+            }
+        }
+        // Its call would have taken longer to give up.
+        assert!(begun.elapsed() < super::copy::TIMEOUT / 2);
+        drop(waits);
+        source.abort();
     })
     .await;
 }

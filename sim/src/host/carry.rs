@@ -210,6 +210,7 @@ impl Process {
                 let known = self.node.nodes().get(&source).map(|known| known.address.clone());
                 self.copy_from(source, known.unwrap_or(address), history, whole);
             }
+            Effect::LeaveCopy => self.end_copy(false),
             Effect::Appointed(appointment) => {
                 self.coordinate(Coordination::Appointed(appointment));
             }
@@ -480,17 +481,23 @@ impl Process {
             (Then::Beat(_), Some(Response::Beat(beat))) => {
                 return self.node_event(Event::Heard(beat));
             }
-            (Then::CopyOpened, response) => {
-                return self.copy_opened(match response {
-                    Some(Response::CopyOpened(opened)) => opened.ok(),
-                    _ => None,
-                });
+            (Then::CopyOpened(number), response) => {
+                return self.copy_opened(
+                    number,
+                    match response {
+                        Some(Response::CopyOpened(opened)) => opened.ok(),
+                        _ => None,
+                    },
+                );
             }
-            (Then::CopyPage, response) => {
-                return self.copy_page(match response {
-                    Some(Response::CopyPage(page)) => page.ok(),
-                    _ => None,
-                });
+            (Then::CopyPage(number), response) => {
+                return self.copy_page(
+                    number,
+                    match response {
+                        Some(Response::CopyPage(page)) => page.ok(),
+                        _ => None,
+                    },
+                );
             }
             _ => return,
         };

@@ -30,6 +30,10 @@ impl Session {
 
 /// A copy that is being received.
 pub(crate) struct Copying {
+    /// Rises with each: what is said of an earlier one is for nobody.
+    number: u64,
+    /// A page is on its way.
+    awaited: bool,
     node: NodeId,
     source: String,
     history: History,
@@ -55,7 +59,11 @@ impl Process {
     ) {
         let since = if whole { Version::ZERO } else { self.node.replica().durable_applied() };
         let me = self.node.node().unwrap_or_default();
+        self.copies += 1;
+        let number = self.copies;
         self.copying = Some(Copying {
+            number,
+            awaited: false,
             node,
             source: source.clone(),
             history,
@@ -68,7 +76,7 @@ impl Process {
         });
         self.out.push(Out::Counted(Count::Copy));
         let request = Request::OpenCopy(OpenCopy { node: me, history, since });
-        let then = Then::CopyOpened;
+        let then = Then::CopyOpened(number);
         self.out.push(Out::Call { to: source, node, request, then, patience_ms: PATIENCE_MS });
     }
 
@@ -114,8 +122,8 @@ impl Process {
     }
 
     /// The source answered, or did not.
-    pub(crate) fn copy_opened(&mut self, opened: Option<CopyOpened>) {
-        let Some(copying) = &mut self.copying else { return };
+    pub(crate) fn copy_opened(&mut self, number: u64, opened: Option<CopyOpened>) {
+        let Some(copying) = self.copying.as_mut().filter(|it| it.number == number) else { return };
         let Some(opened) = opened else { return self.end_copy(false) };
         copying.session = opened.session;
         copying.snapshot = opened.snapshot;
@@ -129,21 +137,25 @@ impl Process {
 
     /// Asks for the next page.
     pub(crate) fn next_page(&mut self) {
-        let Some(copying) = &self.copying else { return };
+        // A rest may be one of an earlier copy.
+        let ready = |it: &&mut Copying| it.session > 0 && !it.awaited;
+        let Some(copying) = self.copying.as_mut().filter(ready) else { return };
+        copying.awaited = true;
         let page =
             PageRequest { session: copying.session, after: copying.after.clone(), bytes_max: 1 };
         self.out.push(Out::Call {
             to: copying.source.clone(),
             node: copying.node,
             request: Request::CopyPage(page),
-            then: Then::CopyPage,
+            then: Then::CopyPage(copying.number),
             patience_ms: PATIENCE_MS,
         });
     }
 
     /// A page is here, or is not.
-    pub(crate) fn copy_page(&mut self, page: Option<Page>) {
-        let Some(copying) = &mut self.copying else { return };
+    pub(crate) fn copy_page(&mut self, number: u64, page: Option<Page>) {
+        let Some(copying) = self.copying.as_mut().filter(|it| it.number == number) else { return };
+        copying.awaited = false;
         let Some(page) = page else { return self.end_copy(false) };
         copying.forgotten = copying.forgotten.max(page.forgotten);
         copying.second.as_mut().unwrap_or(&mut self.state).merge(&page);
@@ -161,7 +173,7 @@ impl Process {
         }
     }
 
-    fn end_copy(&mut self, here: bool) {
+    pub(super) fn end_copy(&mut self, here: bool) {
         let Some(mut copying) = self.copying.take() else { return };
         let outcome = if here {
             let (snapshot, history, whole) = (copying.snapshot, copying.history, copying.whole);

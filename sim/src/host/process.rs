@@ -127,6 +127,8 @@ pub(crate) struct Process {
     pub(super) sessions: BTreeMap<u64, Session>,
     pub(super) next_session: u64,
     pub(super) copying: Option<Copying>,
+    /// How many copies came in.
+    pub(super) copies: u64,
     /// How far the state was at a time, for the retention of tombstones.
     samples: VecDeque<(Moment, Version)>,
     pub(super) dirty: bool,
@@ -214,6 +216,7 @@ impl Process {
             sessions: BTreeMap::new(),
             next_session: 1,
             copying: None,
+            copies: 0,
             samples: VecDeque::from([(now, Version::ZERO)]),
             dirty: false,
             out: Vec::new(),

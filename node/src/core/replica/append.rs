@@ -26,7 +26,8 @@ impl Replica {
         }
         let last = frames.last().map_or(append.prev, |frame| frame.entry.version);
         let gap = answer(Appended::Gap { hint: self.shape.hint(append.prev) });
-        if !self.holds(append.prev) || self.copying {
+        self.leave_copy(append.promise, effects);
+        if !self.holds(append.prev) || self.is_copying() {
             return effects.push(gap);
         }
         if let Some(why) = self.contradicts(&frames) {
@@ -156,7 +157,7 @@ impl Replica {
         } else if mutant::is_on(Mutant::ApplyUnproven) {
             index = self.committed.index.min(self.durable.index);
         }
-        if self.copying || index <= self.applied.index {
+        if self.is_copying() || index <= self.applied.index {
             return;
         }
         if let Some(through) = self.shape.version_at(index) {

@@ -85,14 +85,17 @@ impl Replica {
             Some(Declined::OtherHistory { mine }) if order.history > mine => None,
             declined => declined,
         };
-        if declined.is_none() && !self.copying {
+        if declined.is_none() {
+            self.leave_copy(order.promise, effects);
+        }
+        if declined.is_none() && !self.is_copying() {
             let mut ops = Vec::new();
             self.raise(order.promise, &mut ops);
             if !ops.is_empty() {
                 self.persist(ops, Vec::new(), effects);
                 self.answer_rounds(effects);
             }
-            self.copying = true;
+            self.copying = Some(order.promise);
             self.copied_into = true;
             effects.push(Effect::Copy {
                 source: order.source,
@@ -107,6 +110,15 @@ impl Replica {
         }
     }
 
+    /// One who may be promised asks for something. Who ordered the copy that runs, if it was
+    /// somebody else, coordinates no more, and may have died with what the copy comes from: nothing
+    /// is taken from the new one before it has ended.
+    pub(super) fn leave_copy(&self, promise: Promise, effects: &mut Vec<Effect>) {
+        if self.copying.is_some_and(|under| under.coordinator != promise.coordinator) {
+            effects.push(Effect::LeaveCopy);
+        }
+    }
+
     /// The state is merged and synced up to the snapshot: only now the log's base moves
     /// (design §4 †).
     pub(in crate::core) fn copied(
@@ -114,7 +126,7 @@ impl Replica {
         outcome: Result<CopyDone, CopyFailed>,
         effects: &mut Vec<Effect>,
     ) {
-        self.copying = false;
+        self.copying = None;
         let Ok(CopyDone { snapshot, history }) = outcome else { return };
         assert!(
             history >= self.history,

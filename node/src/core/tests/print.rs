@@ -35,6 +35,7 @@ pub(super) fn effect(effect: &Effect) -> String {
                 if *whole { format!(" whole {history}") } else { String::new() }
             )
         }
+        Effect::LeaveCopy => "leave the copy".to_owned(),
         Effect::Appointed(it) => format!("appointed {}", it.view),
         Effect::Leaving { node, leaving: true } => format!("{node} is leaving"),
         Effect::Leaving { node, leaving: false } => format!("{node} stays"),
