@@ -269,8 +269,9 @@ fn requests(seeds: &Seeds) {
         ],
     );
     let mut clock = quorate_traces::VectorClock::new();
-    clock.tick(&quorate_traces::Host::new("n1").expect("a name"));
-    let stamp = quorate_traces::Stamp::of(&clock).expect("one host");
+    let host = quorate_traces::Host::new("n1").expect("a name");
+    clock.tick(&host);
+    let stamp = quorate_traces::Stamp::of(&host, &clock).expect("one host");
     seeds.put("messages", "12-stamp", &[&[12], &postcard::to_stdvec(&stamp).expect("short")]);
 }
 

@@ -1,7 +1,6 @@
 //! Vector clocks and the hosts they count.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -98,12 +97,12 @@ impl<'de> Deserialize<'de> for Host {
 /// `<` is "happened before": every count lower or equal, one of them lower. Clocks of which
 /// neither is before the other do not compare; they are of concurrent events.
 ///
-/// Invariants: no count is zero (so equal clocks are equal maps), and there are at most
-/// [`CLOCK_HOSTS_MAX`] of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-#[serde(transparent)]
+/// Invariants: no count is zero (so equal clocks have equal counts), they are in the order of the
+/// hosts' names, each host once, and there are at most [`CLOCK_HOSTS_MAX`] of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct VectorClock {
-    counts: BTreeMap<Host, u64>,
+    // A list and not a map: clocks are short, and every message copies one.
+    counts: Vec<(Host, u64)>,
 }
 
 impl VectorClock {
@@ -124,9 +123,9 @@ impl VectorClock {
 
     /// Learns what another clock knows: of each host the higher count.
     pub fn merge(&mut self, other: &Self) {
-        for (host, &theirs) in &other.counts {
+        for (host, theirs) in &other.counts {
             if let Some(mine) = self.entry(host) {
-                *mine = theirs.max(*mine);
+                *mine = (*mine).max(*theirs);
             }
         }
     }
@@ -143,7 +142,7 @@ impl VectorClock {
     /// How many events of `host` are known.
     #[must_use]
     pub fn get(&self, host: &Host) -> u64 {
-        self.counts.get(host).copied().unwrap_or(0)
+        self.place(host).map_or(0, |place| self.counts[place].1)
     }
 
     /// How many hosts are known.
@@ -160,7 +159,7 @@ impl VectorClock {
 
     /// The counts, in the order of the hosts' names.
     pub fn iter(&self) -> impl Iterator<Item = (&Host, u64)> {
-        self.counts.iter().map(|(host, &count)| (host, count))
+        self.counts.iter().map(|(host, count)| (host, *count))
     }
 
     /// Whether neither of two events happened before the other.
@@ -169,24 +168,42 @@ impl VectorClock {
         self.partial_cmp(other).is_none()
     }
 
-    /// A clock of these counts; `None` when there are too many hosts.
-    pub(crate) fn from_counts(counts: BTreeMap<Host, u64>) -> Option<Self> {
-        let counts: BTreeMap<_, _> = counts.into_iter().filter(|&(_, count)| count > 0).collect();
+    /// A clock of these counts, of a host named twice the last; `None` when there are too many.
+    pub(crate) fn from_counts(mut counts: Vec<(Host, u64)>) -> Option<Self> {
+        counts.sort_by(|(a, _), (b, _)| a.cmp(b));
+        counts.dedup_by(|later, first| {
+            let same = later.0 == first.0;
+            if same {
+                first.1 = later.1;
+            }
+            same
+        });
+        counts.retain(|(_, count)| *count > 0);
         (counts.len() <= CLOCK_HOSTS_MAX).then_some(Self { counts })
     }
 
     /// Where `host` is counted, made where it is new and there is room. The caller must leave
     /// something above zero in it.
     fn entry(&mut self, host: &Host) -> Option<&mut u64> {
-        if self.counts.len() >= CLOCK_HOSTS_MAX && !self.counts.contains_key(host) {
-            return None;
-        }
-        Some(self.counts.entry(host.clone()).or_insert(0))
+        let place = match self.place(host) {
+            Ok(place) => place,
+            Err(_) if self.counts.len() >= CLOCK_HOSTS_MAX => return None,
+            Err(place) => {
+                self.counts.insert(place, (host.clone(), 0));
+                place
+            }
+        };
+        Some(&mut self.counts[place].1)
+    }
+
+    /// Where `host` is counted, or where it would stand.
+    fn place(&self, host: &Host) -> Result<usize, usize> {
+        self.counts.binary_search_by(|(known, _)| known.cmp(host))
     }
 
     /// Whether every count is lower than or equal to the other's.
     fn within(&self, other: &Self) -> bool {
-        self.counts.iter().all(|(host, &count)| count <= other.get(host))
+        self.counts.iter().all(|(host, count)| *count <= other.get(host))
     }
 }
 
@@ -213,6 +230,13 @@ impl fmt::Display for VectorClock {
     }
 }
 
+/// A map from the name of a host to its count.
+impl Serialize for VectorClock {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.counts.iter().map(|(host, count)| (host, count)))
+    }
+}
+
 impl<'de> Deserialize<'de> for VectorClock {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let counts = bounded_counts(deserializer, CLOCK_HOSTS_MAX)?;
@@ -220,17 +244,17 @@ impl<'de> Deserialize<'de> for VectorClock {
     }
 }
 
-/// Decodes a map of counts and stops at the first host over the bound.
+/// Decodes a map of counts, in the order they come, and stops at the first over the bound.
 pub(crate) fn bounded_counts<'de, D: Deserializer<'de>>(
     deserializer: D,
     hosts_max: usize,
-) -> Result<BTreeMap<Host, u64>, D::Error> {
+) -> Result<Vec<(Host, u64)>, D::Error> {
     struct Visitor {
         hosts_max: usize,
     }
 
     impl<'de> serde::de::Visitor<'de> for Visitor {
-        type Value = BTreeMap<Host, u64>;
+        type Value = Vec<(Host, u64)>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             write!(f, "a vector clock of at most {} hosts", self.hosts_max)
@@ -240,12 +264,12 @@ pub(crate) fn bounded_counts<'de, D: Deserializer<'de>>(
             self,
             mut map: A,
         ) -> Result<Self::Value, A::Error> {
-            let mut counts = BTreeMap::new();
+            let mut counts = Vec::new();
             while let Some((host, count)) = map.next_entry()? {
                 if counts.len() == self.hosts_max {
                     return Err(A::Error::invalid_length(self.hosts_max + 1, &self));
                 }
-                counts.insert(host, count);
+                counts.push((host, count));
             }
             Ok(counts)
         }

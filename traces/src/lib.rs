@@ -9,7 +9,8 @@
 //! The modules, in reading order:
 //!
 //! * [`clock`]: hosts, and the clocks with their partial order.
-//! * [`stamp`]: the clock a message carries, bounded when it is decoded.
+//! * [`stamp`]: what a message carries, bounded when it is decoded.
+//! * [`level`]: how much an event matters.
 //! * [`chrome`]: one trace file a process, for `chrome://tracing` or Perfetto.
 //!
 //! What is deliberately absent: this crate knows nothing of the store, its messages or its
@@ -25,7 +26,7 @@
 //!
 //! // Alice sends; the message carries her clock.
 //! at_alice.tick(&alice);
-//! let stamp = Stamp::of(&at_alice)?;
+//! let stamp = Stamp::of(&alice, &at_alice)?;
 //!
 //! // Bob does something of his own: concurrent. Then he receives: later.
 //! at_bob.tick(&bob);
@@ -39,8 +40,10 @@
 
 pub mod clock;
 pub mod stamp;
+pub mod level;
 pub mod chrome;
 
 pub use chrome::{ChromeTrace, TraceError};
 pub use clock::{BadHost, Host, VectorClock};
-pub use stamp::{Stamp, TooManyHosts};
+pub use level::Level;
+pub use stamp::{BadStamp, Stamp};
