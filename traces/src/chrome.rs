@@ -1,22 +1,37 @@
-//! One Chrome trace file a process.
+//! Spans: one Chrome trace file a process, for `chrome://tracing` and Perfetto.
 //!
-//! The file opens in `chrome://tracing` and in Perfetto. It is written by a thread of its own;
-//! a process that is killed leaves what was flushed, and the viewers take a file without its
-//! end. A disk that fills up ends the trace, not the process.
+//! tracing-chrome does the writing, in a thread of its own. This module stands around it where a
+//! process that is to run for long, and to be killed, needs more:
+//!
+//! * Its queue has no end: here what is under way is counted, and over a bound whole spans are
+//!   left out, and counted too.
+//! * It keeps the last 8 KiB to itself: here it is told to write every [`FLUSH_EVERY`], so that
+//!   a process that is killed loses no more than that.
+//! * It panics where it cannot write: here the file swallows what comes after a failure, and the
+//!   failure is said once.
+//! * Its file has no bound: here it is followed by the next, and the oldest is removed.
+//! * Its times are counted from a start that it does not write: here the first line of every file
+//!   has it, and the name of the process.
+//! * Spans within one root share an id, and melt into one bar where they overlap: spans are to be
+//!   made as roots (`parent: None`), with what connects them as fields.
 //!
 //! ```
-//! use quorate_traces::ChromeTrace;
+//! use quorate_traces::{ChromeTrace, Identity, Options, Recorder, chrome::SpanOptions};
 //! use tracing_subscriber::prelude::*;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = tempfile::tempdir()?;
 //! # let dir = dir.path();
-//! let (layer, trace) = ChromeTrace::start(dir, "node")?;
+//! let recorder = Recorder::start(dir, "node", Identity::default(), Options::default())?;
+//! let (layer, trace) = ChromeTrace::beside(&recorder, SpanOptions::default())?;
 //! let subscriber = tracing_subscriber::registry().with(layer);
-//! tracing::subscriber::with_default(subscriber, || tracing::info_span!("step").in_scope(|| ()));
-//! let file = trace.file().to_owned();
+//! tracing::subscriber::with_default(subscriber, || {
+//!     drop(tracing::info_span!(parent: None, "step", request = "c1..0.7"));
+//! });
+//! let file = trace.file();
+//! assert!(file.ends_with("node.1.trace.json"));
 //! drop(trace); // writes the rest and closes the file
-//! assert!(std::fs::read_to_string(file)?.contains("step"));
+//! assert!(std::fs::read_to_string(file)?.contains("c1..0.7"));
 //! # Ok(())
 //! # }
 //! ```
@@ -24,16 +39,27 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use tracing_chrome::{ChromeLayer, ChromeLayerBuilder, FlushGuard};
+use tracing::{Event, Subscriber, span};
+use tracing_chrome::{ChromeLayer, ChromeLayerBuilder, FlushGuard, TraceStyle};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-/// A trace being written. Keep it for as long as the process runs: dropping it writes the rest
-/// and closes the file.
-pub struct ChromeTrace {
-    file: PathBuf,
-    guard: FlushGuard,
-}
+use crate::record::{Bounds, OnTrouble, Parts, Recorder};
+
+/// How the files end.
+pub(crate) const SPANS_KIND: &str = "trace.json";
+
+/// How often the file is brought up to date.
+pub const FLUSH_EVERY: Duration = Duration::from_millis(100);
+
+/// Where more beginnings and ends of spans wait to be written, new spans are left out.
+pub const WAITING_MAX: u64 = 64 * 1024;
 
 /// Why there is no trace.
 #[derive(Debug, thiserror::Error)]
@@ -48,22 +74,92 @@ pub enum TraceError {
         why: io::Error,
     },
     /// The name cannot be part of a file's name.
-    #[error("{name:?} cannot be part of a file's name: use letters, digits, '.', '_' and '-'")]
+    #[error(
+        "{name:?} cannot be part of a file's name: use letters, digits, '.', '_', '-', '@', ':', \
+        '%', '[' and ']'"
+    )]
     BadName {
         /// The name as given.
         name: String,
     },
 }
 
+/// How spans are written.
+#[derive(Clone)]
+pub struct SpanOptions {
+    /// How large the files become; the one that is written may be larger by what waits.
+    pub bounds: Bounds,
+    /// How many beginnings and ends of spans may wait to be written.
+    pub waiting_max: u64,
+    /// Told why writing ends, and that spans are left out.
+    pub on_trouble: Option<OnTrouble>,
+}
+
+impl Default for SpanOptions {
+    fn default() -> Self {
+        Self { bounds: Bounds::default(), waiting_max: WAITING_MAX, on_trouble: None }
+    }
+}
+
+/// A trace being written. Keep it for as long as the process runs: dropping it writes the rest
+/// and closes the file.
+pub struct ChromeTrace {
+    shared: Arc<Shared>,
+    keeper: Option<JoinHandle<()>>,
+}
+
+/// What the layer, the file and the thread that looks after both know of each other.
+struct Shared {
+    file: Mutex<PathBuf>,
+    /// Beginnings and ends that went into the queue, and that came out of it.
+    sent: AtomicU64,
+    written: AtomicU64,
+    left_out: AtomicU64,
+    /// Of the file that is written now.
+    bytes: AtomicU64,
+    failed: AtomicBool,
+    ended: Mutex<bool>,
+    ends: Condvar,
+}
+
 impl ChromeTrace {
-    /// Begins the trace `<process_name>-<pid>.json` in `dir`, which is made where it is missing.
-    /// The layer is to be added to the process's subscriber, beside whatever else is there.
+    /// Begins the span file of a process that has a log, `HOST.trace.json` beside it. The layer
+    /// is to be added to the process's subscriber, beside whatever else is there.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn beside<S>(
+        recorder: &Recorder,
+        options: SpanOptions,
+    ) -> Result<(SpanLayer<S>, Self), TraceError>
+    where
+        S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
+    {
+        let dir = recorder.file().parent().map(Path::to_owned).unwrap_or_default();
+        let parts = Parts::new(&dir, recorder.host(), SPANS_KIND, options.bounds);
+        let path = parts.path();
+        let file = File::options().append(true).create_new(true).open(&path);
+        let file = file.map_err(|why| TraceError::Unwritable { path: path.clone(), why })?;
+        let shared = Arc::new(Shared::new(path));
+        let before = Instant::now();
+        let head =
+            SpanHead { host: recorder.host().to_string(), unix_ns: recorder.time().at(before) };
+        let writer = SpanFile::new(file, &head, &shared);
+        let builder = ChromeLayerBuilder::new().include_args(true).include_locations(false);
+        let (inner, guard) = builder.trace_style(TraceStyle::Async).writer(writer).build();
+        let layer = SpanLayer { inner, shared: shared.clone(), waiting_max: options.waiting_max };
+        let keeper = Keeper { guard, shared: shared.clone(), parts, head, options };
+        Ok((layer, Self::keep(shared, move || keeper.run())))
+    }
+
+    /// Begins the trace `<process_name>-<pid>.json` in `dir`, which is made where it is missing:
+    /// for a process without a log, and without the bounds of [`ChromeTrace::beside`].
     ///
     /// # Errors
     /// When the file cannot be made, or could not be of that name.
     pub fn start<S>(dir: &Path, process_name: &str) -> Result<(ChromeLayer<S>, Self), TraceError>
     where
-        S: tracing_subscriber::layer::SubscriberExt + for<'span> LookupSpan<'span> + Send + Sync,
+        S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
     {
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         if process_name.is_empty() || !process_name.bytes().all(plain) {
@@ -74,37 +170,266 @@ impl ChromeTrace {
             move |why| TraceError::Unwritable { path, why }
         };
         fs::create_dir_all(dir).map_err(unwritable(dir))?;
-        let file = dir.join(format!("{process_name}-{}.json", std::process::id()));
-        let writer = UntilItFails(Some(File::create(&file).map_err(unwritable(&file))?));
+        let path = dir.join(format!("{process_name}-{}.json", std::process::id()));
+        let file = File::create(&path).map_err(unwritable(&path))?;
+        let shared = Arc::new(Shared::new(path));
+        let writer = SpanFile { head: None, ..SpanFile::new(file, &SpanHead::default(), &shared) };
         let (layer, guard) = ChromeLayerBuilder::new().writer(writer).include_args(true).build();
-        Ok((layer, Self { file, guard }))
+        let of_thread = shared.clone();
+        Ok((
+            layer,
+            Self::keep(shared, move || {
+                while of_thread.wait() {
+                    guard.flush();
+                }
+            }),
+        ))
     }
 
-    /// The file.
+    fn keep(shared: Arc<Shared>, run: impl FnOnce() + Send + 'static) -> Self {
+        let named = std::thread::Builder::new().name("trace".to_owned());
+        // Without the thread the rest is written at the end, all the same.
+        Self { shared, keeper: named.spawn(run).ok() }
+    }
+
+    /// The file that is written now.
     #[must_use]
-    pub fn file(&self) -> &Path {
-        &self.file
+    pub fn file(&self) -> PathBuf {
+        self.shared.file.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Asks the writing thread to bring everything so far to the file; does not wait for it.
-    pub fn flush(&self) {
-        self.guard.flush();
+    /// How many spans and events were left out because too many waited to be written.
+    #[must_use]
+    pub fn left_out(&self) -> u64 {
+        self.shared.left_out.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for ChromeTrace {
+    fn drop(&mut self) {
+        *self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.shared.ends.notify_all();
+        if let Some(keeper) = self.keeper.take() {
+            // It panics only where tracing-chrome's thread has; then the trace is what it is.
+            let _ = keeper.join();
+        }
+    }
+}
+
+impl Shared {
+    fn new(file: PathBuf) -> Self {
+        Self {
+            file: Mutex::new(file),
+            sent: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            left_out: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            ended: Mutex::new(false),
+            ends: Condvar::new(),
+        }
+    }
+
+    /// Waits until it is time to flush; `false` when the trace ends.
+    fn wait(&self) -> bool {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.ends.wait_timeout_while(ended, FLUSH_EVERY, |ended| !*ended);
+        !*waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Counts one message into the queue, where there is room.
+    fn enter(&self, waiting_max: u64) -> bool {
+        let waiting = self.sent.load(Ordering::Relaxed);
+        let waiting = waiting.saturating_sub(self.written.load(Ordering::Relaxed));
+        if waiting >= waiting_max || self.failed.load(Ordering::Relaxed) {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+}
+
+/// The thread that looks after a trace.
+struct Keeper {
+    guard: FlushGuard,
+    shared: Arc<Shared>,
+    parts: Parts,
+    head: SpanHead,
+    options: SpanOptions,
+}
+
+impl Keeper {
+    fn run(mut self) {
+        let (mut flushed, mut failed, mut short) = (0, false, false);
+        while self.shared.wait() {
+            let sent = self.shared.sent.load(Ordering::Relaxed);
+            if sent != flushed {
+                self.guard.flush();
+                flushed = sent;
+            }
+            if self.parts.full(self.shared.bytes.load(Ordering::Relaxed)) {
+                self.next_file();
+            }
+            if !short && self.shared.left_out.load(Ordering::Relaxed) > 0 && !self.has_failed() {
+                short = true;
+                self.tell(
+                    "spans are left out of the trace: they come faster than they are written",
+                );
+            }
+            if !failed && self.has_failed() {
+                failed = true;
+                self.tell("no more spans are written: the file cannot be; the process goes on");
+            }
+        }
+        let Self { guard, shared, head, options, .. } = self;
+        drop(guard);
+        let left_out = shared.left_out.load(Ordering::Relaxed);
+        if short && let Some(tell) = &options.on_trouble {
+            tell(&format!("{}: {left_out} spans were left out of the trace", head.host));
+        }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.shared.failed.load(Ordering::Relaxed)
+    }
+
+    fn next_file(&mut self) {
+        match self.parts.next() {
+            Ok(file) => {
+                let path = self.parts.path();
+                *self.shared.file.lock().unwrap_or_else(PoisonError::into_inner) = path;
+                self.shared.bytes.store(0, Ordering::Relaxed);
+                let file = SpanFile::new(file, &self.head, &self.shared);
+                self.guard.start_new(Some(Box::new(file)));
+            }
+            Err(_) => self.shared.failed.store(true, Ordering::Relaxed),
+        }
+    }
+
+    fn tell(&self, words: &str) {
+        if let Some(tell) = &self.options.on_trouble {
+            tell(&format!("{}: {words}", self.head.host));
+        }
+    }
+}
+
+/// The layer that hands spans to tracing-chrome, each with an id of its own.
+pub struct SpanLayer<S>
+where
+    S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
+{
+    inner: ChromeLayer<S>,
+    shared: Arc<Shared>,
+    waiting_max: u64,
+}
+
+/// Marks a span whose beginning was written, so that its end is too.
+struct Kept;
+
+impl<S> Layer<S> for SpanLayer<S>
+where
+    S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
+{
+    fn on_new_span(&self, attrs: &span::Attributes<'_>, id: &span::Id, ctx: Context<'_, S>) {
+        if !self.shared.enter(self.waiting_max) {
+            return;
+        }
+        if let Some(span) = ctx.span(id) {
+            span.extensions_mut().insert(Kept);
+        }
+        self.inner.on_new_span(attrs, id, ctx);
+    }
+
+    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, ctx: Context<'_, S>) {
+        self.inner.on_record(id, values, ctx);
+    }
+
+    fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
+        if self.shared.enter(self.waiting_max) {
+            self.inner.on_event(event, ctx);
+        }
+    }
+
+    fn on_close(&self, id: span::Id, ctx: Context<'_, S>) {
+        if ctx.span(&id).is_some_and(|span| span.extensions().get::<Kept>().is_some()) {
+            self.shared.sent.fetch_add(1, Ordering::Relaxed);
+            self.inner.on_close(id, ctx);
+        }
+    }
+}
+
+/// What the first line of a file says.
+#[derive(Clone, Default)]
+struct SpanHead {
+    host: String,
+    /// What the times are counted from.
+    unix_ns: u64,
+}
+
+impl SpanHead {
+    fn line(&self) -> String {
+        let Self { host, unix_ns } = self;
+        format!(
+            r#"{{"ph":"M","pid":1,"tid":0,"name":"process_name","args":{{"name":"{host}","start_unix_ns":"{unix_ns}"}}}}"#
+        )
     }
 }
 
 /// A file that swallows everything from its first failure on: the thread that writes the trace
 /// would panic on an error, and a trace is not worth that.
-struct UntilItFails(Option<File>);
+struct SpanFile {
+    file: Option<File>,
+    /// To be written behind the bracket that opens the file.
+    head: Option<String>,
+    /// The head is there, and nothing behind it yet.
+    bare: bool,
+    shared: Arc<Shared>,
+}
 
-impl Write for UntilItFails {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Some(file) = &mut self.0 {
-            match file.write(bytes) {
-                Ok(written) if written > 0 => return Ok(written),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
-                _ => self.0 = None,
+/// How tracing-chrome opens a file.
+const OPENING: &[u8] = b"[\n";
+
+impl SpanFile {
+    fn new(file: File, head: &SpanHead, shared: &Arc<Shared>) -> Self {
+        Self { file: Some(file), head: Some(head.line()), bare: false, shared: shared.clone() }
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        if let Some(file) = &mut self.file {
+            if file.write_all(bytes).is_ok() {
+                self.shared.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            } else {
+                self.file = None;
+                self.shared.failed.store(true, Ordering::Relaxed);
             }
         }
+    }
+}
+
+impl Write for SpanFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut rest = bytes;
+        if rest.starts_with(OPENING)
+            && let Some(head) = self.head.take()
+        {
+            rest = &rest[OPENING.len()..];
+            self.put(OPENING);
+            self.put(head.as_bytes());
+            self.bare = true;
+        }
+        if self.bare
+            && let Some(&first) = rest.first()
+        {
+            self.bare = false;
+            if first == b'{' {
+                self.put(b",\n");
+            }
+        }
+        self.put(rest);
+        // One line an entry, whether the file still takes it or not.
+        let lines = rest.iter().filter(|&&b| b == b'\n').count();
+        self.shared.written.fetch_add(lines as u64, Ordering::Relaxed);
         Ok(bytes.len())
     }
 
@@ -115,60 +440,4 @@ impl Write for UntilItFails {
 }
 
 #[cfg(test)]
-mod tests {
-    use tracing_subscriber::Registry;
-    use tracing_subscriber::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn a_trace_is_one_json_file_named_after_the_process() {
-        let dir = tempfile::tempdir().unwrap();
-        let (layer, trace) = ChromeTrace::start(&dir.path().join("new"), "node-1").unwrap();
-        let subscriber = tracing_subscriber::registry().with(layer);
-        tracing::subscriber::with_default(subscriber, || {
-            tracing::info_span!("step", epoch = 7).in_scope(|| tracing::info!("inside"));
-        });
-        let file = trace.file().to_owned();
-        assert_eq!(
-            file.file_name().unwrap().to_str().unwrap(),
-            format!("node-1-{}.json", std::process::id())
-        );
-        drop(trace);
-        let events: Vec<serde_json::Value> =
-            serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
-        assert!(events.iter().any(|e| e["name"] == "step" && e["args"]["epoch"] == "7"));
-    }
-
-    #[test]
-    fn a_directory_that_cannot_be_made_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let blocked = dir.path().join("file");
-        fs::write(&blocked, "").unwrap();
-        let Err(error) = ChromeTrace::start::<Registry>(&blocked.join("traces"), "node") else {
-            panic!("started below a plain file");
-        };
-        let text = error.to_string();
-        assert!(text.contains("file/traces") && text.contains("may write to"), "{text}");
-    }
-
-    #[test]
-    fn a_name_that_leaves_the_directory_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["", "../node", "a/b"] {
-            assert!(matches!(
-                ChromeTrace::start::<Registry>(dir.path(), name),
-                Err(TraceError::BadName { .. })
-            ));
-        }
-    }
-
-    #[test]
-    fn a_full_disk_ends_the_trace_and_not_the_process() {
-        let Ok(full) = File::options().write(true).open("/dev/full") else { return };
-        let mut writer = UntilItFails(Some(full));
-        writer.write_all(b"lost").unwrap();
-        assert!(writer.0.is_none());
-        writer.write_all(b"lost too").unwrap();
-    }
-}
+mod tests;

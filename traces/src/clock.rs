@@ -182,6 +182,13 @@ impl VectorClock {
         (counts.len() <= CLOCK_HOSTS_MAX).then_some(Self { counts })
     }
 
+    /// A clock of these counts, which are in order already, and none of them zero.
+    pub(crate) fn from_sorted(counts: Vec<(Host, u64)>) -> Self {
+        debug_assert!(counts.is_sorted_by(|(a, _), (b, _)| a < b));
+        assert!(counts.len() <= CLOCK_HOSTS_MAX, "a clock is bounded");
+        Self { counts }
+    }
+
     /// Where `host` is counted, made where it is new and there is room. The caller must leave
     /// something above zero in it.
     fn entry(&mut self, host: &Host) -> Option<&mut u64> {

@@ -6,34 +6,46 @@
 //! Of two events one then came before the other exactly when its counts are all lower or equal;
 //! where neither is so, they were concurrent.
 //!
+//! In every process a [`Recorder`] writes a log of sends, receipts and local events, and a
+//! [`ChromeTrace`] writes spans.
+//!
 //! The modules, in reading order:
 //!
 //! * [`clock`]: hosts, and the clocks with their partial order.
 //! * [`stamp`]: what a message carries, bounded when it is decoded.
 //! * [`level`]: how much an event matters.
-//! * [`chrome`]: one trace file a process, for `chrome://tracing` or Perfetto.
+//! * [`record`]: the log of one process.
+//! * [`chrome`]: the spans of one process.
 //!
 //! What is deliberately absent: this crate knows nothing of the store, its messages or its
-//! processes. It writes no log of its own yet: the calls that prepare a send, take a receipt and
-//! keep a log of both will stand between [`stamp`] and [`chrome`].
+//! processes, opens no socket, and has no clock but the system's.
 //!
 //! ```
-//! use quorate_traces::{Host, Stamp, VectorClock};
+//! use quorate_traces::{Identity, Level, Options, Recorder};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let (alice, bob) = (Host::new("alice")?, Host::new("bob")?);
-//! let (mut at_alice, mut at_bob) = (VectorClock::new(), VectorClock::new());
+//! # let dir = tempfile::tempdir()?;
+//! # let dir = dir.path();
+//! // Two processes; each would have a recorder of its own.
+//! let alice = Recorder::start(dir, "alice", Identity::default(), Options::default())?;
+//! let bob = Recorder::start(dir, "bob", Identity::default(), Options::default())?;
 //!
-//! // Alice sends; the message carries her clock.
-//! at_alice.tick(&alice);
-//! let stamp = Stamp::of(&alice, &at_alice)?;
+//! // Alice sends: the message carries the stamp, and leaves after the flush.
+//! let stamp = alice.prepare_send(Level::Debug, "greet", |out| {
+//!     out.field("to", bob.host()).field("key", "k").words("hello");
+//! });
+//! alice.flush();
 //!
 //! // Bob does something of his own: concurrent. Then he receives: later.
-//! at_bob.tick(&bob);
-//! assert_eq!(at_bob.partial_cmp(stamp.clock()), None);
-//! at_bob.receive(&bob, stamp.clock());
-//! assert!(at_bob > at_alice);
-//! assert_eq!(at_bob.to_string(), r#"{"alice":1, "bob":2}"#);
+//! bob.local_event(Level::Info, "think", |out| {
+//!     out.field("key", "k");
+//! });
+//! if let Some(stamp) = &stamp {
+//!     bob.unpack_receive(stamp, Level::Debug, "greet", |_| ());
+//! }
+//! bob.flush();
+//! let log = std::fs::read_to_string(bob.file())?;
+//! assert!(log.contains(r#" bob.1 {"alice.1":2, "bob.1":3}"#));
 //! # Ok(())
 //! # }
 //! ```
@@ -41,9 +53,11 @@
 pub mod clock;
 pub mod stamp;
 pub mod level;
+pub mod record;
 pub mod chrome;
 
 pub use chrome::{ChromeTrace, TraceError};
 pub use clock::{BadHost, Host, VectorClock};
 pub use level::Level;
+pub use record::{Bounds, Fields, Identity, Options, Recorder};
 pub use stamp::{BadStamp, Stamp};
