@@ -1,4 +1,4 @@
-//! Spans: one Chrome trace file a process, for `chrome://tracing` and Perfetto.
+//! Spans: one Chrome trace file a process, for `chrome://tracing`, Perfetto and [`merge`].
 //!
 //! tracing-chrome does the writing, in a thread of its own. This module stands around it where a
 //! process that is to run for long, and to be killed, needs more:
@@ -35,6 +35,8 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`merge`]: crate::print::merge
 
 use std::fs::{self, File};
 use std::io::{self, Write};

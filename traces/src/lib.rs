@@ -6,8 +6,11 @@
 //! Of two events one then came before the other exactly when its counts are all lower or equal;
 //! where neither is so, they were concurrent.
 //!
-//! In every process a [`Recorder`] writes a log of sends, receipts and local events, and a
-//! [`ChromeTrace`] writes spans.
+//! The crate has two halves. *Recording*, in every process: a [`Recorder`] writes a log of sends,
+//! receipts and local events, and a [`ChromeTrace`] writes spans. *Reading*, afterwards: a
+//! [`Trace`] brings the logs of all processes together, mends what is torn, aligns the clocks of
+//! the machines, and is printed for Chrome and Perfetto, for ShiViz and TSViz, in words, or as the
+//! data of a page.
 //!
 //! The modules, in reading order:
 //!
@@ -16,12 +19,15 @@
 //! * [`level`]: how much an event matters.
 //! * [`record`]: the log of one process.
 //! * [`chrome`]: the spans of one process.
+//! * [`read`]: the logs of all processes, as one trace.
+//! * [`mod@print`]: the forms in which a trace is shown.
 //!
 //! What is deliberately absent: this crate knows nothing of the store, its messages or its
 //! processes, opens no socket, and has no clock but the system's.
 //!
 //! ```
-//! use quorate_traces::{Identity, Level, Options, Recorder};
+//! use quorate_traces::print::{Question, explain};
+//! use quorate_traces::{Identity, Level, Limits, Options, Recorder, Trace};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = tempfile::tempdir()?;
@@ -43,9 +49,16 @@
 //! if let Some(stamp) = &stamp {
 //!     bob.unpack_receive(stamp, Level::Debug, "greet", |_| ());
 //! }
-//! bob.flush();
-//! let log = std::fs::read_to_string(bob.file())?;
-//! assert!(log.contains(r#" bob.1 {"alice.1":2, "bob.1":3}"#));
+//! drop((alice, bob));
+//!
+//! // Afterwards, anywhere: what happened to the key.
+//! let trace = Trace::load(&[dir.to_owned()], &Limits::default())?;
+//! assert!(trace.findings().is_empty());
+//! let mut story = Vec::new();
+//! explain(&trace, &Question::Key("k".to_owned()), &mut story)?;
+//! let story = String::from_utf8(story)?;
+//! assert!(story.contains("alice.1 sent the message greet to bob.1"));
+//! assert!(story.contains("concurrent with 1: neither knew of the other"));
 //! # Ok(())
 //! # }
 //! ```
@@ -55,9 +68,12 @@ pub mod stamp;
 pub mod level;
 pub mod record;
 pub mod chrome;
+pub mod read;
+pub mod print;
 
 pub use chrome::{ChromeTrace, TraceError};
 pub use clock::{BadHost, Host, VectorClock};
 pub use level::Level;
+pub use read::{Finding, Limits, LoadError, Trace};
 pub use record::{Bounds, Fields, Identity, Options, Recorder};
 pub use stamp::{BadStamp, Stamp};
