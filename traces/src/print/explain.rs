@@ -85,17 +85,21 @@ pub fn explain(trace: &Trace, question: &Question, mut out: impl Write) -> io::R
         out,
         "The story of {title}: {} in {}, {} long.",
         many(told.len(), "event"),
-        many(processes.len(), "process").replace("processs", "processes"),
+        many(processes.len(), "process"),
         duration(last - zero)
     )?;
     writeln!(out, "It begins {} after the trace does.\n", duration(zero))?;
 
     let shown: BTreeSet<u32> = told.iter().copied().take(TOLD_MAX).collect();
+    let mut receipts: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for &place in &told {
+        receipts.entry(trace.events[place as usize].from).or_default().push(place);
+    }
     let (clocks, heard) = look(trace, first, &shown);
     let mut before: Vec<(usize, u32)> = Vec::new();
     for (number, &place) in (1..).zip(told.iter().take(TOLD_MAX)) {
         let event = trace.event(place);
-        let words = sentence(trace, event, &told);
+        let words = sentence(trace, event, &receipts);
         writeln!(
             out,
             "{number:>4}. {:>9}  {} {words}",
@@ -221,7 +225,7 @@ fn follows(trace: &Trace, clocks: &BTreeMap<u32, Counts>, place: u32, before: u3
 }
 
 /// What a process did.
-fn sentence(trace: &Trace, event: EventRef<'_>, told: &[u32]) -> String {
+fn sentence(trace: &Trace, event: EventRef<'_>, receipts: &BTreeMap<u32, Vec<u32>>) -> String {
     let kind = event.kind();
     let mut about: Vec<String> = event
         .fields()
@@ -251,11 +255,9 @@ fn sentence(trace: &Trace, event: EventRef<'_>, told: &[u32]) -> String {
         return format!("received {what} {kind} from {from}, whose sending is in no log{about}");
     }
     if event.sends() {
-        let receipts = told.iter().map(|&place| trace.event(place));
-        let mut to: Vec<_> = receipts
-            .filter(|receipt| receipt.from().is_some_and(|send| send.place() == event.place()))
-            .map(|receipt| receipt.process().host.clone())
-            .collect();
+        let receipts = receipts.get(&event.place()).map_or(&[][..], Vec::as_slice);
+        let mut to: Vec<_> =
+            receipts.iter().map(|&place| trace.event(place).process().host.clone()).collect();
         let arrived = !to.is_empty();
         to.dedup();
         let to = if arrived { to.join(", ") } else { event.field("to").unwrap_or_default() };

@@ -61,7 +61,7 @@ impl fmt::Display for Alignment {
                 writeln!(
                     f,
                     "the clock that others are measured against ({})",
-                    many(clock.hosts.len(), "process").replace("processs", "processes")
+                    many(clock.hosts.len(), "process")
                 )?;
                 continue;
             }

@@ -54,9 +54,10 @@ impl fmt::Display for Finding {
     }
 }
 
-/// `1 event`, `2 events`.
+/// `1 event`, `2 events`, `2 processes`.
 pub(crate) fn many(count: usize, thing: &str) -> String {
-    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
+    let ending = if thing.ends_with('s') { "es" } else { "s" };
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}{ending}") }
 }
 
 /// A time as a person reads it: three digits and a unit.

@@ -195,7 +195,7 @@ impl Trace {
     }
 
     /// All events, in an order in which each follows what it knows of.
-    pub fn events(&self) -> impl ExactSizeIterator<Item = EventRef<'_>> {
+    pub fn events(&self) -> impl ExactSizeIterator<Item = EventRef<'_>> + DoubleEndedIterator {
         self.order.iter().map(|&place| EventRef { trace: self, place })
     }
 

@@ -169,6 +169,31 @@ fn a_missing_process_is_named_and_what_went_through_it_is_known() {
 }
 
 #[test]
+fn of_a_long_life_the_last_files_are_read_and_still_say_whose_they_are() {
+    use crate::{Bounds, Identity, Options, Recorder};
+    let dir = tempfile::tempdir().unwrap();
+    let bounds = Bounds { part_bytes: 2000, parts: 3 };
+    let identity = Identity { role: "node".to_owned(), ..Identity::default() };
+    let options = Options { bounds, ..Options::default() };
+    let recorder = Recorder::start(dir.path(), "n", identity, options).unwrap();
+    recorder.named("n7", "c1");
+    for _ in 0..200 {
+        recorder.local_event(Level::Info, "step", |_| ());
+        recorder.flush();
+    }
+    // Killed: what was flushed is there, and no last word.
+    std::mem::forget(recorder);
+    let trace = Trace::load(&[dir.path().to_owned()], &Limits::default()).unwrap();
+    assert_eq!(kinds(&trace), [FindingKind::LostHead, FindingKind::LostTail]);
+    let process = process(&trace, "n.1");
+    assert_eq!((process.role.as_str(), process.node.as_deref()), ("node", Some("n7")));
+    let counts: Vec<u64> = trace.events().map(|event| event.count()).collect();
+    let first = process.lost_head + 1;
+    assert_eq!(counts, (first..first + counts.len() as u64).collect::<Vec<_>>());
+    assert_eq!(trace.events().next_back().unwrap().kind(), "step");
+}
+
+#[test]
 fn an_edited_log_is_told_from_a_torn_one() {
     let scene = Scene::write();
     scene.edit("node-1", |mut lines| {
