@@ -177,6 +177,34 @@ fn a_flush_waits_for_the_one_that_writes_its_events() {
     });
 }
 
+#[test]
+fn a_flush_that_finds_nothing_waits_for_who_took_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorder = start(dir.path(), "n", Options::default());
+    let stamp = recorder.prepare_send(Level::Debug, "send", |_| ()).unwrap();
+    let path = recorder.file();
+    // As another thread's flush: it has taken the event, and has not written it yet.
+    let mut files = lock(&recorder.0.files);
+    let taken = std::mem::take(&mut lock(&recorder.0.state).buffer);
+    let other = recorder.clone();
+    let flush = std::thread::spawn(move || {
+        other.flush();
+        std::fs::read_to_string(path).unwrap()
+    });
+    // Time to return too early.
+    for _ in 0..10_000 {
+        if flush.is_finished() {
+            break;
+        }
+        std::thread::yield_now();
+    }
+    assert!(!flush.is_finished(), "the message would leave before its event is written");
+    files.write(&taken).unwrap();
+    drop(files);
+    let text = flush.join().unwrap();
+    assert!(text.contains(&format!("{{\"n.1\":{}}}\nDEBUG send\n", stamp.count())));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Local(usize, Level),
