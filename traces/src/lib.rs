@@ -21,6 +21,7 @@
 //! * [`chrome`]: the spans of one process.
 //! * [`read`]: the logs of all processes, as one trace.
 //! * [`mod@print`]: the forms in which a trace is shown.
+//! * [`view`]: the page that shows a trace as a space-time diagram.
 //!
 //! What is deliberately absent: this crate knows nothing of the store, its messages or its
 //! processes, opens no socket, and has no clock but the system's.
@@ -70,6 +71,7 @@ pub mod record;
 pub mod chrome;
 pub mod read;
 pub mod print;
+pub mod view;
 
 pub use chrome::{ChromeTrace, TraceError};
 pub use clock::{BadHost, Host, VectorClock};
