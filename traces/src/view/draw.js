@@ -470,12 +470,36 @@ class Diagram {
       for (let k = plan.from; k < plan.to; k++) {
         const i = matched.events[k];
         const where = cone ? side(this.trace, cone, i) : 0;
-        this.dot(this.x(matched.times[k]), y, this.shape(i), this.colourOf(this.trace.call[i], where), size);
+        const colour = !cone && this.trace.level[i] <= 1 ? "alarm" : this.colourOf(this.trace.call[i], where);
+        if (size > 2.5 && this.isUnreceived(i)) this.stub(i, this.x(matched.times[k]), y, colour);
+        this.dot(this.x(matched.times[k]), y, this.shape(i), colour, size);
         this.stats.dots++;
       }
       if (spacing > 12 && this.laneHeight >= 40) labels.push(plan);
     }
     for (const plan of labels) this.drawLabels(plan, cone);
+  }
+
+  isUnreceived(i) {
+    return this.trace.firstReceive[i] < 0 && this.trace.isSend(i);
+  }
+
+  /** A send that nobody received, as far as is known: a short dashed line towards where it went. */
+  stub(i, x, y, colour) {
+    const to = field(this.trace.string(this.trace.text[i]), "to");
+    const lane = this.lanes.findIndex((l) => l.host === to || l.group.some((p) => this.trace.processes[p].name === to));
+    const way = lane >= 0 && lane < this.laneOf[this.trace.process[i]] ? -1 : 1;
+    const { context: g } = this;
+    g.strokeStyle = this.colours[colour];
+    g.lineWidth = 1.1;
+    g.beginPath();
+    for (const [from, end] of [[5, 9], [12, 16]]) {
+      g.moveTo(x + from * 0.35, y + way * from);
+      g.lineTo(x + end * 0.35, y + way * end);
+    }
+    g.moveTo(x + 4, y + way * 19);
+    g.lineTo(x + 9, y + way * 19);
+    g.stroke();
   }
 
   /** Sends are full, receives are rings, what is local is a diamond. */
@@ -488,42 +512,11 @@ class Diagram {
     const name = `${shape} ${colour} ${size}`;
     let sprite = this.sprites.get(name);
     if (!sprite) {
-      sprite = this.sprite(shape, this.colours[colour], size);
+      sprite = makeSprite(shape, this.colours[colour], this.colours.canvas, size, this.ratio);
       this.sprites.set(name, sprite);
     }
     const side = sprite.width / this.ratio;
     this.context.drawImage(sprite, x - side / 2, y - side / 2, side, side);
-  }
-
-  sprite(shape, colour, size) {
-    const sprite = document.createElement("canvas");
-    const side = Math.ceil((size + 2) * 2 * this.ratio);
-    sprite.width = sprite.height = side;
-    const g = sprite.getContext("2d");
-    g.translate(side / 2, side / 2);
-    g.scale(this.ratio, this.ratio);
-    g.beginPath();
-    if (shape === "diamond") {
-      const d = size * 1.2;
-      g.moveTo(0, -d);
-      g.lineTo(d, 0);
-      g.lineTo(0, d);
-      g.lineTo(-d, 0);
-      g.closePath();
-    } else {
-      g.arc(0, 0, shape === "ring" ? size - 0.5 : size, 0, 2 * Math.PI);
-    }
-    if (shape === "ring") {
-      g.fillStyle = this.colours.canvas;
-      g.fill();
-      g.lineWidth = Math.min(1.75, size / 2);
-      g.strokeStyle = colour;
-      g.stroke();
-    } else {
-      g.fillStyle = colour;
-      g.fill();
-    }
-    return sprite;
   }
 
   label(i) {
@@ -546,10 +539,11 @@ class Diagram {
       const i = matched.events[k];
       if (trace.isReceive(i) || this.callColour[trace.call[i]] === "beat") continue;
       const text = this.label(i);
-      const x = this.x(matched.times[k]);
       const half = g.measureText(text).width / 2;
+      const x = Math.max(half + 4, Math.min(this.width - half - 4, this.x(matched.times[k])));
       if (x - half < free + 6) continue;
-      g.fillStyle = cone && side(trace, cone, i) === 2 ? this.colours.faint : this.colours.muted;
+      const quiet = cone && side(trace, cone, i) === 2;
+      g.fillStyle = this.colours[quiet ? "faint" : trace.level[i] <= 1 ? "alarm" : "muted"];
       g.fillText(text, x, y);
       free = x + half;
     }
@@ -617,10 +611,4 @@ class Diagram {
     this.context.roundRect(this.width - 6, AXIS + (this.scroll / whole) * room, 4, (room / whole) * room, 2);
     this.context.fill();
   }
-}
-
-/** A colour as the little-endian word of a pixel. */
-function word(colour) {
-  const [r, g, b, a = 1] = colour.match(/[\d.]+/g).map(Number);
-  return ((Math.round(a * 255) << 24) | (b << 16) | (g << 8) | r) >>> 0;
 }

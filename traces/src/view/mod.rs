@@ -5,7 +5,7 @@
 //!
 //! * `page.html`, `page.css`: the frame, in light and dark.
 //! * `model.js`: the document in typed arrays; causality; filters. Knows nothing of the page.
-//! * `draw.js`: what a canvas shows of a window of time. Its cost is that of the pixels, not of the events:
+//! * `draw.js`, `shapes.js`: what a canvas shows of a window of time. Its cost is that of the pixels, not of the events:
 //!   where events would touch, they are drawn as a density.
 //! * `overview.js`, `panel.js`, `menus.js`, `input.js`: what is around the diagram, and pointer and keys.
 //! * `page.js`: holds them together, and has `window.quorate`, by which tests drive the page.
@@ -35,6 +35,7 @@ const CSS: &str = include_str!("page.css");
 /// In the order of their use; they share one scope.
 const SCRIPTS: &str = concat!(
     include_str!("model.js"),
+    include_str!("shapes.js"),
     include_str!("draw.js"),
     include_str!("overview.js"),
     include_str!("panel.js"),

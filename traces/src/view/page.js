@@ -262,8 +262,17 @@ class Page {
     this.diagram.span = -1;
     if (event >= 0 && reveal) this.reveal(event, smooth);
     this.panel.show();
+    this.say(event);
     this.changed();
     this.remember();
+  }
+
+  /** For those who do not see the diagram. */
+  say(event) {
+    const { cone } = this.diagram;
+    const { trace } = this;
+    const name = event >= 0 && trace.processes[trace.process[event]].name;
+    $("said").textContent = name ? `${this.panel.describe(event)} at ${name}: ${cone.before} before, ${cone.after} after, ${cone.concurrent} concurrent` : "";
   }
 
   hover(event) {
