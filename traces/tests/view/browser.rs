@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 /// No answer takes longer, not even on a machine with other work and from a large page.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Closing takes no longer; after that it is killed.
+const CLOSING: Duration = Duration::from_secs(10);
+
 /// A browser with one page. It ends when this is dropped.
 pub(crate) struct Browser {
     child: Child,
@@ -58,6 +61,8 @@ impl Browser {
             .args(["--hide-scrollbars", "--force-color-profile=srgb", "--remote-debugging-pipe"])
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg("about:blank")
+            .env("HOME", profile.path())
+            .env("TMPDIR", profile.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -176,6 +181,11 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
+        // Asked to close it ends its helpers first, so that nobody writes to the profile any more.
+        let close = json!({ "id": 0, "method": "Browser.close" });
+        if self.to.write_all(format!("{close}\0").as_bytes()).is_ok() {
+            while self.from.recv_timeout(CLOSING).is_ok() {}
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

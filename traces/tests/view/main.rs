@@ -64,7 +64,7 @@ impl Stage {
     fn until(&mut self, condition: &str) {
         let done = format!(
             "new Promise((resolve) => {{
-               const end = performance.now() + 20000;
+               const end = performance.now() + 60000;
                const look = () => {{
                  if ({condition}) resolve(true);
                  else if (performance.now() > end) resolve(false);
