@@ -24,7 +24,7 @@ class Diagram {
     this.scroll = 0;
     this.t0 = 0;
     this.t1 = 1;
-    this.lists = { shown: trace.all, matched: trace.all, messages: new Messages(trace), terms: [] };
+    this.lists = { shown: trace.all, matched: trace.all, messages: trace.messages, terms: [] };
     this.selected = -1;
     this.hovered = -1;
     this.ghosts = true;
@@ -35,7 +35,7 @@ class Diagram {
 
   /** The most frequent calls get a colour each; heartbeats stay in the background. */
   groupCalls() {
-    const { calls, callTotals, kinds } = this.trace;
+    const { calls, callTotals, kinds, sendKinds, receiveKinds } = this.trace;
     this.callColour = new Array(calls.length).fill("other");
     this.byCount = calls.map((_, c) => c).sort((a, b) => callTotals[b] - callTotals[a]);
     let next = 0;
@@ -45,8 +45,7 @@ class Diagram {
     }
     const rare = new Set();
     this.trace.kindTotals.forEach((total, kind) => {
-      const name = kinds[kind];
-      if (total <= LANDMARKS_MAX && !/^(send|rec)/.test(name)) rare.add(kind);
+      if (total <= LANDMARKS_MAX && !sendKinds[kind] && !receiveKinds[kind]) rare.add(kind);
     });
     this.landmarks = [];
     for (let i = 0; i < this.trace.size; i++) {

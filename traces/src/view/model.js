@@ -232,6 +232,8 @@ class Trace {
     this.title = doc.title || "";
     this.processes = doc.processes || [];
     this.kinds = doc.kinds || [];
+    this.sendKinds = this.kinds.map((name) => /^send/.test(name));
+    this.receiveKinds = this.kinds.map((name) => /^rec/.test(name));
     this.strings = doc.strings || [];
     this.findings = doc.findings ? [...doc.findings] : [];
     this.startMicros = BigInt(doc.start_unix_ns || 0) / 1000n;
@@ -340,11 +342,17 @@ class Trace {
   }
 
   isSend(i) {
-    return this.firstReceive[i] >= 0 || this.kinds[this.kind[i]] === "send";
+    return this.firstReceive[i] >= 0 || this.sendKinds[this.kind[i]];
   }
 
   isReceive(i) {
-    return this.from[i] >= 0 || /^rec/.test(this.kinds[this.kind[i]]);
+    return this.from[i] >= 0 || this.receiveKinds[this.kind[i]];
+  }
+
+  /** The messages between all processes. */
+  get messages() {
+    this.everyMessage ??= new Messages(this);
+    return this.everyMessage;
   }
 
   string(index) {
@@ -434,7 +442,7 @@ async function filtered(trace, query, hidden, stale) {
   const hosts = trace.processes.map((process) => !hidden.hosts.has(process.host));
   const plain = !terms.length && !hidden.kinds.size && !hidden.calls.size && !hidden.levels.size;
   if (plain && hosts.every(Boolean)) {
-    return { shown: trace.all, matched: trace.all, messages: new Messages(trace), terms };
+    return { shown: trace.all, matched: trace.all, messages: trace.messages, terms };
   }
   const tests = [];
   for (const term of terms) {

@@ -77,10 +77,12 @@ class Panel {
   eventParts(i, cone) {
     const { trace } = this.page;
     const p = trace.process[i];
+    const process = trace.processes[p];
     const parts = [
       make("h2", {}, this.describe(i)),
-      make("p", { class: "where" }, `${trace.processes[p].name} · ${LEVELS[trace.level[i]] || trace.level[i]}`),
+      make("p", { class: "where" }, [process.name, process.node, LEVELS[trace.level[i]]].filter(Boolean).join(" · ")),
       make("p", { class: "where", title: trace.wallTime(trace.at[i]) }, `${instant(trace.at[i], 1, trace)} · ${trace.wallTime(trace.at[i]).slice(11)}`),
+      process.note ? make("p", { class: "note" }, process.note) : "",
       this.fieldList(i),
     ];
     const cones = [["past", cone.before], ["future", cone.after], ["concurrent", cone.concurrent]];
