@@ -128,7 +128,9 @@ class Panel {
     const { trace } = this.page;
     const own = trace.process[i];
     const rows = [];
-    trace.processes.forEach((process, p) => {
+    const others = trace.processes.map((_, p) => p).filter((p) => p !== own);
+    [own, ...others].forEach((p) => {
+      const process = trace.processes[p];
       const place = p === own ? trace.place[i] : cone.past[p];
       if (place < 0) return;
       rows.push(make("div", { class: p === own ? "own" : null, "data-process": process.name }, make("span", { title: process.name }, process.name), number.format(trace.countOf(p, place))));
