@@ -404,6 +404,7 @@ fn answers(seeds: &Seeds) {
                 last: version(9),
                 durable_applied: version(6),
                 round: Some(RoundAnswer { epoch: Epoch(2), number: 6, digests }),
+                room: true,
             }),
             ReplicaResponse::Append(Appended::Declined(Declined::Fenced { promised: promise() })),
             ReplicaResponse::Pull(Pulled::Entries { batch: batch(&[entry(4)]) }),
@@ -468,7 +469,8 @@ fn batches(seeds: &Seeds) {
 
 /// A log over several segments that was opened, written, cut, dropped from and opened again.
 fn logs(seeds: &Seeds) {
-    let options = DiskOptions { segment_bytes: 8192, ..DiskOptions::new(StoreId(directory::STORE)) };
+    let options =
+        DiskOptions { segment_bytes: 8192, ..DiskOptions::new(StoreId(directory::STORE)) };
     let disk = TornDisk::default();
     let mut number = 0;
     let mut put = |disk: &TornDisk| {

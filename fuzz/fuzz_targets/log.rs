@@ -19,7 +19,8 @@ use quorate_protocol::ids::{Epoch, NodeId, StoreId};
 use quorate_protocol::seeded::Seeded;
 use quorate_protocol::version::{Promise, Version};
 
-const OPTIONS: DiskOptions = DiskOptions { segment_bytes: 8192, ..DiskOptions::new(StoreId(directory::STORE)) };
+const OPTIONS: DiskOptions =
+    DiskOptions { segment_bytes: 8192, ..DiskOptions::new(StoreId(directory::STORE)) };
 
 /// What a log says in this world cannot be opened a second time differently.
 type Said = (Meta, Shape);

@@ -44,6 +44,7 @@ use event::{Event, Records, Sequence, Unanswered};
 use members::{Change, Membership};
 use order::Orderer;
 use round::{Bench, Rounds};
+use stream::Held;
 use streams::{Letterhead, Streams};
 use takeover::Phase;
 
@@ -219,7 +220,7 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         match answer {
-            Ok(Appended::Held { last, durable_applied, round }) => {
+            Ok(Appended::Held { last, durable_applied, round, room }) => {
                 if let Some(round) = round
                     && self.view.members.contains(from)
                 {
@@ -231,7 +232,8 @@ impl Core {
                 // The horizon rests on what was acknowledged in this epoch alone (design §4 †).
                 let of_now = epoch == self.view.epoch;
                 let durable_applied = if of_now { durable_applied } else { Version::ZERO };
-                let news = self.streams.held(from, sequence, last, durable_applied, now);
+                let held = Held { last, durable_applied, room };
+                let news = self.streams.held(from, sequence, held, now);
                 if from == self.me {
                     self.log_free = last >= self.streams.tail() || self.log_free;
                 }
@@ -330,7 +332,8 @@ impl Core {
             };
             self.rounds.begin(&bench, &mut self.streams, effects);
             self.rounds.judge(&bench, records, &mut self.streams, &mut self.orderer, effects);
-            if self.log_free && self.orderer.has_work() && records.has_room() {
+            let has_room = records.has_room() && !self.waits_for_room(now);
+            if self.log_free && self.orderer.has_work() && has_room {
                 let rules = (&self.settings, &self.patterns);
                 let tail = Version { epoch: self.view.epoch, ..self.streams.tail() };
                 let batch = self.orderer.order(now, tail, rules, records, effects);
@@ -511,12 +514,21 @@ impl Core {
         }
     }
 
+    /// Whether so many members have no room that no write quorum is left: nobody else could do
+    /// better, and more entries would only wait with the others.
+    pub(super) fn waits_for_room(&self, now: Moment) -> bool {
+        let fresh = self.settings.suspect_after_ms;
+        let full = self.view.members.iter().filter(|node| self.streams.is_full(*node, now, fresh));
+        self.view.members.len() - full.count() < self.view.members.write_quorum()
+    }
+
     /// Resigns when nothing can be committed for `resign_after`, or our own log does not answer,
     /// unless nobody else acknowledges anything either (design §6).
     fn resign_if_stuck(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         let own_log = self.streams.get(self.me).and_then(|stream| stream.waiting_since);
         // Before it serves, what it waits for is its own state.
-        if self.is_serving() && self.orderer.oldest_uncommitted().is_none() {
+        let idle = self.is_serving() && self.orderer.oldest_uncommitted().is_none();
+        if idle || self.waits_for_room(now) {
             self.progress_at = now;
         }
         let patience = self.settings.resign_after_ms;

@@ -39,6 +39,17 @@ pub(super) enum Step {
     Batch(Batch),
 }
 
+/// What a receiver acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    /// Up to where it holds our log, durably.
+    pub(super) last: Version,
+    /// Up to where its state is on disk, if it said so in this epoch.
+    pub(super) durable_applied: Version,
+    /// Whether it takes more entries now.
+    pub(super) room: bool,
+}
+
 /// One receiver.
 #[derive(Clone, Debug)]
 pub(super) struct Stream {
@@ -57,6 +68,8 @@ pub(super) struct Stream {
     pub(super) waiting_since: Option<Moment>,
     /// When it last acknowledged an append.
     pub(super) last_ack: Option<Moment>,
+    /// When it last said that it has no room, if it has not said otherwise since.
+    pub(super) full_at: Option<Moment>,
     /// What it said instead of taking part, most recently.
     pub(super) declined: Option<Declined>,
     pub(super) committed_sent: Version,
@@ -75,6 +88,7 @@ impl Stream {
             valid_from: opened_at,
             waiting_since: None,
             last_ack: None,
+            full_at: None,
             declined: None,
             committed_sent: Version::ZERO,
             sent_at: Moment::default(),
@@ -172,8 +186,8 @@ impl Stream {
     pub(super) fn held(
         &mut self,
         sequence: Sequence,
-        last: Version,
-        durable_applied: Version,
+        next: Sequence,
+        Held { last, durable_applied, room }: Held,
         now: Moment,
     ) -> bool {
         if sequence < self.opened_at {
@@ -182,7 +196,13 @@ impl Stream {
         self.declined = None;
         self.last_ack = Some(now);
         self.durable_applied = self.durable_applied.max(durable_applied);
-        if sequence >= self.valid_from {
+        if !room && !self.superseded(sequence, next) {
+            // It holds that and takes no more: asked at a tick whether it has room by now. It
+            // acknowledges whatever is asked, so that nothing is waited for in vain.
+            self.full_at = Some(now);
+            self.mode = Mode::Probing { prev: last, asked: true };
+        } else if sequence >= self.valid_from {
+            self.full_at = None;
             self.in_flight = self.in_flight.saturating_sub(1);
             match &mut self.mode {
                 // One that was to copy may hold what was asked by now, and need no copy.

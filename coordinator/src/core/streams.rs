@@ -17,7 +17,7 @@ use quorate_protocol::view::Members;
 use super::effect::Effect;
 use super::event::{Batch, Records, Sequence};
 use super::recent::Recent;
-use super::stream::{Mode, Step, Stream};
+use super::stream::{Held, Mode, Step, Stream};
 
 /// How much of the log one feed carries, about.
 pub const FEED_BYTES_MAX: u32 = 2 << 20;
@@ -184,12 +184,18 @@ impl Streams {
         &mut self,
         node: NodeId,
         sequence: Sequence,
-        last: Version,
-        durable_applied: Version,
+        held: Held,
         now: Moment,
     ) -> bool {
+        let next = self.next_sequence;
         let stream = self.peers.get_mut(&node);
-        stream.is_some_and(|stream| stream.held(sequence, last, durable_applied, now))
+        stream.is_some_and(|stream| stream.held(sequence, next, held, now))
+    }
+
+    /// Whether a node said lately, within `fresh`, that it has no room for more entries.
+    pub(super) fn is_full(&self, node: NodeId, now: Moment, fresh: Millis) -> bool {
+        let full_at = self.peers.get(&node).and_then(|stream| stream.full_at);
+        full_at.is_some_and(|at| now <= at + fresh)
     }
 
     /// The receiver does not hold what the append followed.

@@ -412,8 +412,13 @@ impl Core {
 
     /// Time has passed: repeats the step that may have been lost.
     pub(super) fn tick_takeover(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        let claim = self.claim();
+        let (claim, full) = (self.claim(), self.waits_for_room(now));
         match &mut self.phase {
+            // The barrier is taken when there is room; another coordinator would wait as well.
+            Phase::Barring if full && now >= self.progress_at + TRY_AGAIN => {
+                self.progress_at = now;
+                effects.push(Effect::Progress(claim));
+            }
             Phase::Preparing { prepared, asked_at } if now >= *asked_at + TRY_AGAIN => {
                 *asked_at = now;
                 let except = prepared.keys().copied().collect();

@@ -11,7 +11,8 @@
 //! appoint EPOCH MEMBER… [active=n1,n2] [nodes=n1,n2]  promised by its own replica at once
 //! serve EPOCH MEMBER… [nodes=]    all of a takeover or change, with everyone answering
 //! prepared NODE POSITION | fenced=e2/n2 | marked | history=h0 | notready | lost
-//! held NODE [LAST] [all=] [seq=] [disk=1.5]   to the oldest append that is unanswered (or all)
+//! held NODE [LAST] [all=] [disk=1.5] [full=]  to the oldest append that is unanswered (or all);
+//!                                             `full`: it takes no more
 //! gap NODE HINT, fenced NODE e2/n2, declined NODE marked|notready|history=h0, lost NODE
 //! answers NODE [KEY=VALUE@VERSION …] [epoch=] [number=]     to the oldest round unanswered
 //! pulled NODE [FIRST LAST] [gap=1.2] [old=1.2] [lost=]
@@ -131,13 +132,13 @@ impl Runner {
         for _ in 0..2 {
             output += &self.step(Event::Drained);
             for node in members.iter() {
-                output += &self.held(node, None, true, Version::ZERO)?;
+                output += &self.held(node, None, true, Version::ZERO, true)?;
             }
         }
         let view = self.view(epoch, &members);
         output += &self.step(Event::Activated { epoch, answer: Ok(Ok(view)) });
         for node in members.iter() {
-            output += &self.held(node, None, true, Version::ZERO)?;
+            output += &self.held(node, None, true, Version::ZERO, true)?;
         }
         output += &self.applied(None);
         Ok(output)
@@ -161,6 +162,7 @@ impl Runner {
         last: Option<Version>,
         all: bool,
         disk: Version,
+        room: bool,
     ) -> Outcome<String> {
         let mut output = String::new();
         loop {
@@ -170,7 +172,7 @@ impl Runner {
                 None => return Err("nothing is unanswered".into()),
             };
             let last = last.unwrap_or(sent.last);
-            let held = Appended::Held { last, durable_applied: disk, round: None };
+            let held = Appended::Held { last, durable_applied: disk, round: None, room };
             let (sequence, epoch) = (sent.sequence, sent.epoch);
             output += &self.step(Event::Appended { from, sequence, epoch, answer: Ok(held) });
             if !all {
@@ -209,6 +211,7 @@ impl Runner {
                 number: number.unwrap_or(round.number),
                 digests,
             }),
+            room: true,
         };
         let (sequence, epoch) = (sent.sequence, sent.epoch);
         Ok(self.step(Event::Appended { from, sequence, epoch, answer: Ok(answer) }))
@@ -423,8 +426,9 @@ impl Runner {
             "held" => {
                 let (from, all) = (args.take()?, args.flag("all"));
                 let disk = args.key("disk")?.unwrap_or_default();
+                let room = !args.flag("full");
                 let last = args.word().map(parse).transpose()?;
-                self.held(from, last, all, disk)?
+                self.held(from, last, all, disk, room)?
             }
             "gap" => {
                 let (from, hint) = (args.take()?, args.take()?);

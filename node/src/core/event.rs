@@ -38,6 +38,9 @@ pub enum Event {
         append: Append,
         /// Its batch, checked and decoded.
         frames: Vec<Frame>,
+        /// Whether the state takes more before what it has in memory is written. Our own
+        /// coordinator looks at that itself before it orders anything.
+        room: bool,
     },
     /// From a coordinator that takes over: give me entries.
     Pull {

@@ -83,8 +83,8 @@ impl Core {
         match event {
             Event::Registered(registered) => self.registered(now, *registered, effects),
             Event::Prepare { caller, prepare } => self.replica.prepare(caller, prepare, effects),
-            Event::Append { caller, append, frames } => {
-                self.replica.append(caller, append, frames, effects);
+            Event::Append { caller, append, frames, room } => {
+                self.replica.append(caller, append, frames, room, effects);
             }
             Event::Pull { caller, pull } => self.replica.pull(caller, pull, effects),
             Event::CopyFrom { caller, order } => self.replica.copy_from(caller, order, effects),

@@ -12,7 +12,7 @@
 //! registered [newest=e3/n1] [active="e3/n1 n1,n2,n3"] [nodes="n1,n2"] [history=h1] [marked=]
 //! prepare CALL e4/n3 [history=]
 //! append CALL e3/n1 prev=3.6 [3.7..3.8] [committed=3.6] [round="k1,k2"] [repair=k1] [history=]
-//!     [horizon=]
+//!     [horizon=] [full=]          `full`: our state takes no more before some of it is written
 //! pull CALL e4/n1 after=3.5 [history=]
 //! copy-from CALL e3/n1 source=n3 [history=]
 //! copied VERSION [history=] | failed
@@ -153,6 +153,7 @@ impl Runner {
         let repairs = args.key_as("repair", keys)?.unwrap_or_default();
         let repair = |key| Repair { key, found: Digest::DAMAGED, record: None };
         let committed = args.key("committed")?.unwrap_or_default();
+        let room = !args.flag("full");
         let horizon = args.key("horizon")?.unwrap_or_default();
         let mut entries = Vec::new();
         while let Some(text) = args.word() {
@@ -161,7 +162,7 @@ impl Runner {
         let (batch, frames) = batch(prev, &entries)?;
         let repairs = repairs.into_iter().map(repair).collect();
         let append = Append { history, promise, prev, batch, committed, horizon, round, repairs };
-        Ok(Event::Append { caller, append, frames })
+        Ok(Event::Append { caller, append, frames, room })
     }
 
     fn beat(&self, args: &mut Args<'_>) -> Outcome<Event> {

@@ -121,7 +121,8 @@ impl Shell {
                     }
                 };
                 let caller = self.caller(Waiting::Replica(responder));
-                Event::Append { caller, append, frames }
+                let room = !self.state.is_full();
+                Event::Append { caller, append, frames, room }
             }
             ReplicaRequest::Prepare { prepare } => {
                 let caller = self.caller(Waiting::Replica(responder));
@@ -378,7 +379,8 @@ impl Shell {
             Ordered::Append { to, sequence, append, batch } if to == me => {
                 let caller = self.caller(Waiting::Append(sequence, epoch));
                 let frames = batch.frames.to_vec();
-                self.work.push_back(Work::Node(Event::Append { caller, append, frames }));
+                let event = Event::Append { caller, append, frames, room: true };
+                self.work.push_back(Work::Node(event));
             }
             Ordered::Append { to, sequence, append, .. } => {
                 self.send_append(to, sequence, epoch, append);

@@ -127,8 +127,8 @@ impl LateRound {
     /// The acknowledgement alone. A coordinator that needs the digests asks again.
     fn without_digests(self) -> (Caller, Reply) {
         let reply = match self.reply {
-            Appended::Held { last, durable_applied, .. } => {
-                Appended::Held { last, durable_applied, round: None }
+            Appended::Held { last, durable_applied, room, .. } => {
+                Appended::Held { last, durable_applied, round: None, room }
             }
             other => other,
         };

@@ -240,7 +240,7 @@ async fn server(mut listener: Listener, node: String) {
     }
 }
 
-/// Runs a node whose engine holds [`HELD`] and waits where it is asked for a slow key.
+/// Runs a node whose engine holds [`HELD`] and waits where it is asked for a slow key, or given one.
 async fn with_node(test: impl AsyncFnOnce(&mut Node)) {
     let at_server = Listener::bind("127.0.0.1:0", Service::OF_SERVER, KnownCluster::default());
     let at_server = at_server.await.unwrap();
@@ -251,11 +251,17 @@ async fn with_node(test: impl AsyncFnOnce(&mut Node)) {
 
     let gate = Gate::shut();
     let (asking, asked) = mpsc::unbounded_channel();
-    let at_gate = gate.clone();
+    let (at_gate, before) = (gate.clone(), gate.clone());
     let engine = Slow::over(Arc::new(held()), move |key| {
         if key.as_bytes().starts_with(b"slow") {
             asking.send(key.clone()).unwrap();
             at_gate.pass();
+        }
+        Ok(())
+    });
+    let engine = engine.before_writes(move |key| {
+        if key.as_bytes().starts_with(b"slow") {
+            before.pass();
         }
         Ok(())
     });
@@ -370,7 +376,11 @@ fn round(number: u64, keys: &[&str]) -> Append {
 }
 
 fn entry(version: Version, key: &str) -> bytes::Bytes {
-    let (key, value) = (Key::from(key), Value::from("v"));
+    entry_of(version, key, Value::from("v"))
+}
+
+fn entry_of(version: Version, key: &str, value: Value) -> bytes::Bytes {
+    let key = Key::from(key);
     let mutations = vec![Mutation::Put { key, value, expires: None }];
     let token = None;
     let mut batch = BytesMut::new();
@@ -489,6 +499,49 @@ async fn a_copy_whose_source_is_silent_is_left_for_another_coordinator() {
         assert!(begun.elapsed() < super::copy::TIMEOUT / 2);
         drop(waits);
         source.abort();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_member_whose_state_cannot_keep_up_takes_no_more_before_it_has() {
+    with_node(async |node| {
+        node.prepare(append(5, APPLIED, APPLIED).promise).await;
+        let mut prev = APPLIED;
+        let next = |prev: Version| {
+            let version = Version::new(5, prev.index.0 + 1);
+            let value = Value::from(vec![b'v'; 8 << 20]);
+            let batch = entry_of(version, &format!("slow-{version}"), value);
+            (version, Append { batch, ..append(5, prev, prev) })
+        };
+        let full = loop {
+            assert!(prev.index.0 < 100, "its memory is bounded");
+            let (version, append) = next(prev);
+            match node.append(append).await.unwrap() {
+                Appended::Held { last, room: true, .. } => assert_eq!(last, version),
+                Appended::Held { last, .. } => break last,
+                other => panic!("{other:?}"),
+            }
+            prev = version;
+        };
+        assert_eq!(full, prev, "what it has not taken it does not acknowledge");
+        // It answers rounds, late or not.
+        loop {
+            let asked = Append { committed: prev, prev, ..round(1, &["quick"]) };
+            if digests(&node.append(asked).await.unwrap()).is_some() {
+                break;
+            }
+        }
+
+        node.gate.set(false);
+        loop {
+            let (version, append) = next(prev);
+            match node.append(append).await.unwrap() {
+                Appended::Held { last, room: true, .. } => break assert_eq!(last, version),
+                Appended::Held { .. } => tokio::task::yield_now().await,
+                other => panic!("{other:?}"),
+            }
+        }
     })
     .await;
 }

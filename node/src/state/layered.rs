@@ -2,7 +2,7 @@
 //!
 //! [`LayeredState::apply`] puts committed entries into memory and returns; the feeder writes them
 //! to the engine later, in groups. Between the two stands a bound: where
-//! [`is_full`](LayeredState::is_full), the caller stops ordering writes until [`Notice::Room`].
+//! [`is_full`](LayeredState::is_full), a coordinator orders no writes and a member takes no entries.
 //! What was committed before is still taken in, for it must be, so the bound is overrun by what
 //! is in flight at the most.
 //!

@@ -1,4 +1,4 @@
-//! An engine whose reads take as long as a test wants.
+//! An engine whose reads, and writes, take as long as a test wants.
 
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ type During = Arc<dyn Fn(&Key) -> Result<(), StateError> + Send + Sync>;
 pub(crate) struct Slow {
     engine: Arc<dyn State>,
     during: During,
+    before: Option<During>,
 }
 
 impl Slow {
@@ -23,7 +24,16 @@ impl Slow {
         engine: Arc<dyn State>,
         during: impl Fn(&Key) -> Result<(), StateError> + Send + Sync + 'static,
     ) -> Self {
-        Self { engine, during: Arc::new(during) }
+        Self { engine, during: Arc::new(during), before: None }
+    }
+
+    /// The same, where something is done before a key is written, on the feeder's thread.
+    #[allow(dead_code, reason = "each test binary uses a part")]
+    pub(crate) fn before_writes(
+        self,
+        before: impl Fn(&Key) -> Result<(), StateError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { before: Some(Arc::new(before)), ..self }
     }
 }
 
@@ -39,6 +49,9 @@ impl State for Slow {
     }
 
     fn apply(&self, group: &Group) -> Result<(), StateError> {
+        if let Some(before) = &self.before {
+            group.changes.keys().try_for_each(|key| before(key))?;
+        }
         self.engine.apply(group)
     }
 
@@ -87,7 +100,7 @@ impl State for Slow {
 
     fn fresh(&self, history: History) -> Result<Arc<dyn State>, StateError> {
         let (engine, during) = (self.engine.fresh(history)?, Arc::clone(&self.during));
-        Ok(Arc::new(Self { engine, during }))
+        Ok(Arc::new(Self { engine, during, before: self.before.clone() }))
     }
 
     fn adopt(&self) -> Result<(), StateError> {

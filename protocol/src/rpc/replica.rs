@@ -106,14 +106,18 @@ pub struct Repair {
 /// A member's answer to an append.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Appended {
-    /// Durable, up to the last entry of *that* append (its `prev` where it had none).
+    /// Durable, up to the last entry of *that* append (its `prev` where it had none), or as far as it
+    /// was held already by one who has no room for more.
     Held {
-        /// The last entry of that append.
+        /// The last entry of that append; without room, the last of it that was held before.
         last: Version,
         /// Up to where the member's state is on disk.
         durable_applied: Version,
         /// What it holds at the round's keys, if it was asked.
         round: Option<RoundAnswer>,
+        /// Whether it takes more entries now. If not, its state cannot keep up: it is asked again
+        /// later, and is no less alive for it.
+        room: bool,
     },
     /// The log does not hold `prev`, or (for a round) not the exact `committed` version.
     /// Counts for nothing.

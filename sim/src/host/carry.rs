@@ -47,7 +47,11 @@ impl Process {
                 // Nothing of a batch that is not whole is used; here nobody damages one.
                 let Ok(frames) = decode_batch(append.prev, &append.batch) else { return };
                 let caller = self.caller(Waiting::Call(call));
-                self.node_event(Event::Append { caller, append, frames });
+                let room = self.state_has_room();
+                if !room {
+                    self.out.push(Out::Counted(Count::NoRoom));
+                }
+                self.node_event(Event::Append { caller, append, frames, room });
             }
             Request::Pull(pull) => {
                 let caller = self.caller(Waiting::Call(call));
@@ -199,11 +203,12 @@ impl Process {
                 self.read_log(caller, after, bytes_max as usize);
             }
             Effect::AnswerRound { caller, reply, keys, committed } => {
-                let Appended::Held { last, durable_applied, round: Some(mut round) } = reply else {
+                let Appended::Held { last, durable_applied, round: Some(mut round), room } = reply
+                else {
                     return;
                 };
                 round.digests = keys.iter().map(|key| self.state.digest(key, committed)).collect();
-                let held = Appended::Held { last, durable_applied, round: Some(round) };
+                let held = Appended::Held { last, durable_applied, round: Some(round), room };
                 self.reply(caller, Reply::Appended(held));
             }
             Effect::Copy { source, address, history, whole } => {
@@ -354,7 +359,7 @@ impl Process {
             Ordered::Append { to, sequence, append, batch } if to == me => {
                 let caller = self.caller(Waiting::Append(sequence, epoch));
                 let frames = batch.frames.to_vec();
-                self.node_event(Event::Append { caller, append, frames });
+                self.node_event(Event::Append { caller, append, frames, room: true });
             }
             Ordered::Append { to, sequence, append, .. } => {
                 let then = Then::Appended(sequence, epoch);

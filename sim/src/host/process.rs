@@ -70,7 +70,12 @@ pub(crate) enum Count {
     Marked,
     LogDropped,
     Sweep,
+    NoRoom,
 }
+
+/// How many entries a state may have applied beyond what it has on disk, before it takes no more:
+/// few, so that it comes to that.
+const UNSYNCED_MAX: u64 = 24;
 
 /// Who a process is on its machine.
 pub(crate) struct Seat {
@@ -310,12 +315,10 @@ impl Process {
     }
 
     fn step_coordinator(&mut self, now: Moment, event: Coordination, checks: &mut Checks) {
+        let has_room = self.log.bytes() <= self.node.settings().log_bytes_max;
+        let has_room = has_room && self.state_has_room();
         let Some(coordinator) = &mut self.coordinator else { return };
-        let here = Here {
-            state: &self.state,
-            replica: self.node.replica(),
-            has_room: self.log.bytes() <= self.node.settings().log_bytes_max,
-        };
+        let here = Here { state: &self.state, replica: self.node.replica(), has_room };
         let mut effects = Vec::new();
         let quiet = matches!(event, Coordination::Drained | Coordination::Tick);
         let said = checks.story.is_told().then(|| format!("{event:?}"));
@@ -330,6 +333,12 @@ impl Process {
             checks.story.say(|| format!("    -> {effect:?}"));
             self.do_for_coordinator(epoch, effect, checks);
         }
+    }
+
+    /// Whether the state keeps up with the log.
+    pub(super) fn state_has_room(&self) -> bool {
+        let on_disk = self.node.replica().durable_applied().index.0;
+        self.state.applied.index.0.saturating_sub(on_disk) <= UNSYNCED_MAX
     }
 
     pub(crate) fn tick(&mut self) {

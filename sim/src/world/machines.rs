@@ -288,5 +288,6 @@ fn name_of(count: Count) -> &'static str {
         Count::Marked => "marked",
         Count::LogDropped => "log dropped",
         Count::Sweep => "sweep",
+        Count::NoRoom => "no room",
     }
 }

@@ -18,13 +18,13 @@ impl Replica {
         caller: Caller,
         append: Append,
         frames: Vec<Frame>,
+        room: bool,
         effects: &mut Vec<Effect>,
     ) {
         let answer = |answer| Effect::Reply { caller, reply: Reply::Appended(answer) };
         if let Some(declined) = self.declines(append.history, append.promise) {
             return effects.push(answer(Appended::Declined(declined)));
         }
-        let last = frames.last().map_or(append.prev, |frame| frame.entry.version);
         let gap = answer(Appended::Gap { hint: self.shape.hint(append.prev) });
         self.leave_copy(append.promise, effects);
         if !self.holds(append.prev) || self.is_copying() {
@@ -33,7 +33,14 @@ impl Replica {
         if let Some(why) = self.contradicts(&frames) {
             return effects.push(Effect::Stop { why });
         }
-        let Some((prev, fresh)) = self.lacking(frames) else { return effects.push(gap) };
+        let mut last = frames.last().map_or(append.prev, |frame| frame.entry.version);
+        let Some((prev, mut fresh)) = self.lacking(frames) else { return effects.push(gap) };
+        if !room && !fresh.is_empty() {
+            // What is taken here is applied sooner or later, into memory. So nothing is, before some
+            // of that is written; what is held is acknowledged all the same.
+            last = prev;
+            fresh.clear();
+        }
         self.take(&append, prev, fresh, effects);
         self.horizon = append.horizon;
         self.proven = self.proven.max(last);
@@ -44,24 +51,21 @@ impl Replica {
         self.committed = self.committed.max(append.committed);
         self.apply(effects);
         self.repair(&append, effects);
-        let held = Appended::Held { last, durable_applied: self.durable_applied, round: None };
+        let durable_applied = self.durable_applied;
         match append.round {
             Some(round) => {
-                let reply = Appended::Held {
-                    last,
-                    durable_applied: self.durable_applied,
-                    round: Some(RoundAnswer {
-                        epoch: append.promise.epoch,
-                        number: round.number,
-                        digests: Vec::new(),
-                    }),
-                };
+                let (epoch, number) = (append.promise.epoch, round.number);
+                let answer = Some(RoundAnswer { epoch, number, digests: Vec::new() });
+                let reply = Appended::Held { last, durable_applied, round: answer, room };
                 let (keys, committed) = (round.keys, append.committed);
                 let promise = append.promise;
                 let round = WaitingRound { caller, reply, last, keys, committed, promise };
                 self.wait_round(round, effects);
             }
-            None => self.reply_durably(caller, Reply::Appended(held), effects),
+            None => {
+                let held = Appended::Held { last, durable_applied, round: None, room };
+                self.reply_durably(caller, Reply::Appended(held), effects);
+            }
         }
     }
 

@@ -100,14 +100,15 @@ fn reply(reply: &Reply) -> String {
 
 fn appended(appended: &Appended) -> String {
     match appended {
-        Appended::Held { last, durable_applied, round } => {
+        Appended::Held { last, durable_applied, round, room } => {
             let disk = if *durable_applied == Version::ZERO {
                 String::new()
             } else {
                 format!(" disk {durable_applied}")
             };
             let round = round.as_ref().map(|it| format!(" round {} of {}", it.number, it.epoch));
-            format!("held {last}{disk}{}", round.unwrap_or_default())
+            let full = if *room { "" } else { " full" };
+            format!("held {last}{disk}{}{full}", round.unwrap_or_default())
         }
         Appended::Gap { hint } => format!("gap {hint}"),
         Appended::Declined(why) => declined(why),
