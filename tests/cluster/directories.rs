@@ -130,7 +130,7 @@ const CASES: [Case; 7] = [
     },
     Case {
         damage: |dir, other| replace(&dir.join("state"), &other.join("state")),
-        says: &["belongs to store", "check the data directory"],
+        says: &["belongs to store", "put the store's own files back"],
     },
     Case {
         damage: |dir, other| replace(&dir.join("node"), &other.join("node")),

@@ -78,7 +78,8 @@ pub enum OpenError {
     },
     /// It belongs to another store or cluster.
     #[error(
-        "the state in {dir} belongs to {what} {found}, not {expected}; check the data directory"
+        "the state in {dir} belongs to {what} {found}, not {expected}; \
+         put the store's own files back, or start the node in an empty directory"
     )]
     Foreign {
         /// Its directory.
