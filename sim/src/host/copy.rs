@@ -181,7 +181,7 @@ impl Process {
                 self.state = second;
             }
             self.state.complete(snapshot, whole, copying.forgotten);
-            self.dirty = false;
+            (self.dirty, self.synced) = (false, self.state.applied);
             self.out.push(Out::Adopted);
             Ok(CopyDone { snapshot, history })
         } else {

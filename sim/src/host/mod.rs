@@ -243,7 +243,7 @@ impl Host {
         let is_ahead = state.applied > on_disk;
         let mut process = Process::new(self.clock.now(now), seat, plan, found, log, state, entries);
         // What was replayed is not on disk.
-        process.dirty = is_ahead;
+        (process.dirty, process.synced) = (is_ahead, on_disk);
         Ok(process)
     }
 

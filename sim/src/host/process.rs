@@ -73,9 +73,9 @@ pub(crate) enum Count {
     NoRoom,
 }
 
-/// How many entries a state may have applied beyond what it has on disk, before it takes no more:
-/// few, so that it comes to that.
-const UNSYNCED_MAX: u64 = 24;
+/// How many entries a state may have applied since it was synced, before it takes no more: few, so
+/// that it comes to that.
+const UNSYNCED_MAX: u64 = 100;
 
 /// Who a process is on its machine.
 pub(crate) struct Seat {
@@ -137,6 +137,8 @@ pub(crate) struct Process {
     /// How far the state was at a time, for the retention of tombstones.
     samples: VecDeque<(Moment, Version)>,
     pub(super) dirty: bool,
+    /// Up to where the state is on disk, told to the core or not.
+    pub(crate) synced: Version,
     pub(super) out: Vec<Out>,
     stopping: Option<Stop>,
     pub(super) failed: bool,
@@ -224,6 +226,7 @@ impl Process {
             copies: 0,
             samples: VecDeque::from([(now, Version::ZERO)]),
             dirty: false,
+            synced: Version::ZERO,
             out: Vec::new(),
             stopping: None,
             failed: false,
@@ -337,8 +340,7 @@ impl Process {
 
     /// Whether the state keeps up with the log.
     pub(super) fn state_has_room(&self) -> bool {
-        let on_disk = self.node.replica().durable_applied().index.0;
-        self.state.applied.index.0.saturating_sub(on_disk) <= UNSYNCED_MAX
+        self.state.applied.index.0.saturating_sub(self.synced.index.0) <= UNSYNCED_MAX
     }
 
     pub(crate) fn tick(&mut self) {

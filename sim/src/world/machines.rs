@@ -233,6 +233,7 @@ impl World {
         if let Some(fed) = it.on_disk().fed.take_if(|fed| fed.applied == applied) {
             it.on_disk().sync(&fed);
             self.with(host, |process, _, _, _| {
+                process.synced = applied;
                 process.node_event(quorate_node::core::event::Event::DurableApplied(applied));
             });
         }
