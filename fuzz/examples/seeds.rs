@@ -609,27 +609,18 @@ fn identities(seeds: &Seeds) {
 }
 
 fn runtimes(seeds: &Seeds) {
-    let process = r#"{"pid": 4711, "began": 12345}"#;
-    let node = |slot: u32, id: &str| {
-        let address = format!("127.0.0.1:{}", 4747 + slot);
-        format!(r#"{{"slot": {slot}, "id": {id}, "address": "{address}", "process": {process}}}"#)
-    };
-    let file = |supervisor: &str, scratch: &str, nodes: &[String]| {
-        let nodes = nodes.join(", ");
-        format!(
-            r#"{{"format": 1, "supervisor": {supervisor}, "scratch": {scratch}, "log": "info",
+    let process = |pid: u32| format!(r#"{{"pid": {pid}, "began": null}}"#);
+    let node =
+        r#"{"slot": 1, "id": 1, "address": "127.0.0.1:1", "process": {"pid": 1, "began": 2}}"#;
+    for (nth, pid) in [0, 4711, u32::MAX].into_iter().enumerate() {
+        let supervisor = if nth == 0 { "null".to_owned() } else { process(9) };
+        let (nodes, process) = (vec![node; nth].join(", "), process(pid));
+        let file = format!(
+            r#"{{"format": 1, "supervisor": {supervisor}, "scratch": "/tmp/s", "log": "info",
             "trace": null, "server": {{"address": "127.0.0.1:4747", "process": {process}}},
             "nodes": [{nodes}]}}"#
-        )
-    };
-    let nodes = [node(1, "1"), node(2, "null")];
-    seeds.put("runtime", "server", &[file("null", "null", &[]).as_bytes()]);
-    seeds.put("runtime", "detached", &[file("null", "null", &nodes).as_bytes()]);
-    seeds.put("runtime", "memory", &[file(process, r#""/tmp/scratch""#, &nodes).as_bytes()]);
-    for pid in ["0", "4294967295", "1"] {
-        let other = format!(r#"{{"pid": {pid}, "began": null}}"#);
-        let name = format!("pid-{pid}");
-        seeds.put("runtime", &name, &[file(&other, "null", &nodes).as_bytes()]);
+        );
+        seeds.put("runtime", &format!("pid-{pid}"), &[file.as_bytes()]);
     }
 }
 

@@ -147,11 +147,27 @@ fn read_list(dir: &Path) -> Result<(PathBuf, Vec<u8>), Finding> {
 /// version of fjall.
 pub(super) fn parse_list(list: &[u8]) -> Result<Vec<Listed>, &'static str> {
     const UNREADABLE: &str = "a list of tables that cannot be read";
+    if !has_its_sections(list) {
+        return Err(UNREADABLE);
+    }
     let archive = sfa::Reader::from_reader(&mut io::Cursor::new(list)).map_err(|_| UNREADABLE)?;
     let section = archive.toc().section(b"tables").ok_or(UNREADABLE)?;
     let from = usize::try_from(section.pos()).map_err(|_| UNREADABLE)?;
     let mut rest = list.get(from..).ok_or(UNREADABLE)?;
     parse_tables(&mut rest).ok_or(UNREADABLE)
+}
+
+/// Whether a list is long enough for the sections that it says it has: the reader takes memory for
+/// all of them before it looks.
+fn has_its_sections(list: &[u8]) -> bool {
+    const MAGIC_BYTES: usize = 4;
+    // Where they begin stands in the last sixteen bytes, before how long that is.
+    let sections = list.last_chunk::<16>().and_then(|end| {
+        let at = usize::try_from(take_u64(&mut &end[..])?).ok()?;
+        let mut from = list.get(at.checked_add(MAGIC_BYTES)?..)?;
+        take(&mut from).map(u32::from_le_bytes)
+    });
+    sections.is_some_and(|sections| sections as usize <= list.len())
 }
 
 fn parse_tables(rest: &mut &[u8]) -> Option<Vec<Listed>> {
@@ -199,4 +215,19 @@ fn take_u64(rest: &mut &[u8]) -> Option<u64> {
 
 fn take_u128(rest: &mut &[u8]) -> Option<u128> {
     take(rest).map(u128::from_le_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_more_sections_than_bytes_is_refused() {
+        let trailer = [&b"SFA!"[..], &[1, 0], &[0; 16], &0u64.to_le_bytes(), &8u64.to_le_bytes()];
+        let list =
+            |sections: u32| [&b"TOC!"[..], &sections.to_le_bytes(), &trailer.concat()].concat();
+        for list in [list(u32::MAX), list(0), Vec::new(), vec![0xff; 40]] {
+            assert!(parse_list(&list).is_err());
+        }
+    }
 }
