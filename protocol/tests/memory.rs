@@ -160,6 +160,7 @@ fn replicas() {
             last: Version::ZERO,
             durable_applied: Version::ZERO,
             round: Some(round),
+            room: true,
         };
         answer(ReplicaResponse::Append(held))
     });
