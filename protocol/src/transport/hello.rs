@@ -35,7 +35,7 @@ use crate::ids::{ClusterId, StoreId};
 /// The version of the protocol this code speaks. Rises with every change of a message, a frame
 /// or an entry that an older process could misread.
 /// Version 2 put the store into the hello.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// How long a hello is.
 pub const HELLO_BYTES: usize = 48;

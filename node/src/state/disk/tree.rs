@@ -6,6 +6,7 @@ use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ use quorate_protocol::ids::Index;
 use quorate_protocol::record::{Key, Record};
 use quorate_protocol::rpc::bulk::TokenRow;
 use quorate_protocol::version::Version;
+use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, open};
+use rustix::io::Errno;
 
 use super::rows::{self, Span};
 use crate::dirs;
@@ -47,6 +50,9 @@ const COMPACTION_WAIT: Duration = Duration::from_secs(10);
 /// A flush that takes longer is a failure.
 const FLUSH_WAIT: Duration = Duration::from_secs(120);
 
+/// About what a worker needs to write a memtable to a table, twice.
+const ROOM_BYTES: u64 = 2 * MEMTABLE_BYTES_DEFAULT;
+
 /// How often a wait looks. fjall has nothing to wait *on* that also tells of a failure.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
@@ -55,6 +61,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 pub(super) struct Tree {
     db: Database,
     keyspace: Keyspace,
+    dir: Arc<Path>,
 }
 
 impl Tree {
@@ -91,7 +98,7 @@ impl Tree {
             })?;
             // fjall syncs this one before it makes its keyspaces in it.
             dirs::sync(&dir.join(KEYSPACES))?;
-            Ok(Self { db, keyspace })
+            Ok(Self { db, keyspace, dir: dir.into() })
         })
     }
 
@@ -127,12 +134,16 @@ impl Tree {
 
     /// Makes a batch visible, wholly or not at all.
     pub(super) fn commit(&self, batch: Batch) -> Result<(), StateError> {
-        self.make_way()?;
-        contained("writing", || batch.batch.commit())
+        let done = self.make_way().and_then(|()| contained("writing", || batch.batch.commit()));
+        done.map_err(|error| self.explain(error))
     }
 
     /// Everything committed is in synced tables on return. The caller keeps writers out.
     pub(super) fn flush(&self) -> Result<(), StateError> {
+        self.flush_whole().map_err(|error| self.explain(error))
+    }
+
+    fn flush_whole(&self) -> Result<(), StateError> {
         contained("rotating", || self.keyspace.rotate_memtable())?;
         let give_up = Instant::now() + FLUSH_WAIT;
         while self.keyspace.sealed_memtable_count() > 0 {
@@ -173,6 +184,21 @@ impl Tree {
             thread::sleep(LOOK_EVERY);
         }
         self.check_poison()
+    }
+
+    /// A worker of fjall's that failed says nothing but that it did: sees whether the disk has room
+    /// for what it writes at once, so that whoever reads the error knows what to do.
+    fn explain(&self, error: StateError) -> StateError {
+        if !matches!(error, StateError::Halted { .. }) {
+            return error;
+        }
+        let unnamed = OFlags::TMPFILE | OFlags::WRONLY;
+        let room = open(&*self.dir, unnamed, Mode::RUSR | Mode::WUSR)
+            .and_then(|file| fallocate(file, FallocateFlags::empty(), 0, ROOM_BYTES));
+        match room {
+            Err(full @ (Errno::NOSPC | Errno::DQUOT)) => io::Error::from(full).into(),
+            _ => error,
+        }
     }
 
     /// Whether a worker failed. The call syncs nothing.
