@@ -386,7 +386,7 @@ mod tests {
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-    use super::hello::HELLO_BYTES;
+    use super::hello::{HELLO_BYTES, PROTOCOL_VERSION};
     use super::*;
     use crate::ids::ClusterId;
 
@@ -441,13 +441,13 @@ mod tests {
         for (bytes, expected, status) in cases {
             let (outcome, answer) = hear(&door, &bytes).await;
             assert_eq!(outcome.unwrap_err(), expected);
-            assert_eq!(answer, Some((2, status, 1)));
+            assert_eq!(answer, Some((PROTOCOL_VERSION, status, 1)));
         }
         for cluster in [0, 1] {
             let hello = from(Service::Store, cluster);
             let (outcome, answer) = hear(&door, &hello.encode(Status::Welcome)).await;
             assert_eq!(outcome.unwrap().0, hello);
-            assert_eq!(answer, Some((2, 0, 1)));
+            assert_eq!(answer, Some((PROTOCOL_VERSION, 0, 1)));
         }
     }
 
@@ -496,7 +496,10 @@ mod tests {
         assert!(idle.is_lost(&Context::from_waker(Waker::noop())));
         held.begin_call(1);
         let (outcome, answer) = hear(&door, &client).await;
-        assert_eq!((outcome.unwrap_err(), answer), (TurnedAway::Busy, Some((2, 4, 1))));
+        assert_eq!(
+            (outcome.unwrap_err(), answer),
+            (TurnedAway::Busy, Some((PROTOCOL_VERSION, 4, 1)))
+        );
         assert!(hear(&door, &peer(Service::Replica).encode(Status::Welcome)).await.0.is_ok());
         drop(held);
         assert!(hear(&door, &client).await.0.is_ok());

@@ -324,7 +324,7 @@ pub fn spawn_client<Req: Message + Named, Resp: Message>(
 mod tests {
     use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 
-    use super::hello::HELLO_BYTES;
+    use super::hello::{HELLO_BYTES, PROTOCOL_VERSION};
     use super::*;
 
     fn ours() -> Hello {
@@ -355,7 +355,11 @@ mod tests {
         let cases = [
             (
                 with(|hello| hello.version = 9, Status::OtherVersion),
-                ConnectError::OtherVersion { address: address(), ours: 2, theirs: 9 },
+                ConnectError::OtherVersion {
+                    address: address(),
+                    ours: PROTOCOL_VERSION,
+                    theirs: 9,
+                },
                 "run the same release",
             ),
             (
@@ -459,7 +463,7 @@ mod tests {
         };
         let _ = tokio::join!(greeting, hearing);
         let expected =
-            [&b"QUORATE\n"[..], &[2, 0], &[6], &[0], &[0; 4], &[1], &[0; 15], &[3], &[0; 15]]
+            [&b"QUORATE\n"[..], &[3, 0], &[6], &[0], &[0; 4], &[1], &[0; 15], &[3], &[0; 15]]
                 .concat();
         assert_eq!(sent[..], expected);
     }
