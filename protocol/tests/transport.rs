@@ -12,7 +12,8 @@ use quorate_protocol::transport::accept::HELLOS_MAX;
 use quorate_protocol::transport::seats::CLIENT_CONNECTIONS_MAX;
 use quorate_protocol::transport::{
     AcceptError, CallError, ClientConnection, ConnectError, FrameError, Hello, KnownCluster, Link,
-    Listener, Responder, Service, TurnedAway, connect, serve_channel, spawn_client,
+    Listener, PROTOCOL_VERSION, Responder, Service, TurnedAway, connect, serve_channel,
+    spawn_client,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -128,7 +129,8 @@ async fn raw(address: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let mut hello = [0; 48];
     hello[..8].copy_from_slice(b"QUORATE\n");
-    (hello[8], hello[10]) = (2, 6);
+    hello[8..10].copy_from_slice(&PROTOCOL_VERSION.to_le_bytes());
+    hello[10] = 6;
     stream.write_all(&hello).await.unwrap();
     stream.read_exact(&mut hello).await.unwrap();
     assert_eq!(hello[11], 0, "welcome");
