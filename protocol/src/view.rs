@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Bound, Deref, DerefMut};
 
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -156,6 +156,15 @@ impl Directory {
     pub fn new() -> Self {
         Self::default()
     }
+
+    /// Whether another store registered at a node's address after it did: then the node's process
+    /// is gone, and whoever listens there is somebody else.
+    #[must_use]
+    pub fn is_replaced(&self, node: NodeId) -> bool {
+        let later = (Bound::Excluded(node), Bound::Unbounded);
+        self.get(&node)
+            .is_some_and(|known| self.range(later).any(|(_, other)| other.address == known.address))
+    }
 }
 
 impl Deref for Directory {
@@ -222,5 +231,21 @@ mod tests {
         let sent = postcard::to_stdvec(&vec![3u32, 1, 3, 2]).unwrap();
         assert_eq!(postcard::from_bytes::<Members>(&sent).unwrap(), members);
         assert_eq!(members.without(NodeId(2)).with(NodeId(9)).to_string(), "{n1 n3 n9}");
+    }
+
+    #[test]
+    fn a_later_store_at_a_nodes_address_replaces_it() {
+        let at = |address: &str| Registration {
+            address: address.to_owned(),
+            store: StoreId(1),
+            durable: true,
+            floor: Version::ZERO,
+            marked: false,
+        };
+        let nodes = [(1, "a"), (2, "b"), (3, "a")];
+        let directory: Directory =
+            nodes.into_iter().map(|(node, address)| (NodeId(node), at(address))).collect();
+        let replaced: Vec<_> = (0..5).filter(|n| directory.is_replaced(NodeId(*n))).collect();
+        assert_eq!(replaced, [1], "not the later one, nor one that is not known");
     }
 }

@@ -4,7 +4,6 @@
 //! members to propose to the server.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 
 use quorate_protocol::ids::NodeId;
 use quorate_protocol::rpc::Declined;
@@ -186,9 +185,7 @@ impl Membership {
     /// Whether a node that stops can come back as the same: one that kept nothing on disk cannot,
     /// nor one at whose address another registered since.
     fn comes_back(&self, node: NodeId) -> bool {
-        let Some(known) = self.nodes.get(&node) else { return true };
-        let later = (Bound::Excluded(node), Bound::Unbounded);
-        known.durable && self.nodes.range(later).all(|(_, other)| other.address != known.address)
+        self.nodes.get(&node).is_none_or(|known| known.durable) && !self.nodes.is_replaced(node)
     }
 
     /// A learner that is alive, within one batch of the end, and not just evicted.

@@ -140,10 +140,7 @@ impl Core {
         let directory = &self.state.directory;
         let members = self.state.members();
         let is_ghost = |(node, known): &(&NodeId, &Registration)| {
-            let mut newer = directory.iter().filter(|(other, _)| *other > *node);
-            !known.durable
-                && !members.contains(**node)
-                && newer.any(|(_, other)| other.address == known.address)
+            !known.durable && !members.contains(**node) && directory.is_replaced(**node)
         };
         let ghosts = directory.iter().filter(is_ghost).map(|(node, _)| *node).collect();
         self.forget(ghosts);
