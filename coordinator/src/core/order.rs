@@ -319,9 +319,9 @@ impl Orderer {
         if !self.waiting.iter().any(is_late) {
             return;
         }
-        let (late, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(is_late);
+        let (late, waiting): (VecDeque<_>, _) =
+            std::mem::take(&mut self.waiting).into_iter().partition(is_late);
         self.waiting = waiting;
-        let late: VecDeque<_> = late;
         for waiting in late {
             self.waiting_bytes -= waiting.bytes();
             effects.push(self.turn_away(&waiting, Refused::NotServing));
