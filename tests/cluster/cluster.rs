@@ -52,6 +52,17 @@ impl Cluster {
         cluster
     }
 
+    /// The same with nodes that keep everything in memory; and who they are.
+    pub(crate) async fn start_in_memory(nodes: usize) -> (Self, Vec<NodeId>) {
+        let mut cluster = Self::with_server().await;
+        for _ in 0..nodes {
+            cluster.join_in_memory().await;
+        }
+        let all = cluster.up();
+        cluster.settled(&all).await;
+        (cluster, all)
+    }
+
     /// A server alone.
     pub(crate) async fn with_server() -> Self {
         let dir = tempfile::tempdir().unwrap();

@@ -138,12 +138,7 @@ fn two_of_three_killed_at_once_is_a_halt_and_no_guess() {
 #[test]
 fn a_cluster_in_memory_starts_afresh_under_a_new_history_once_every_node_is_gone() {
     alone(async {
-        let mut cluster = Cluster::with_server().await;
-        for _ in 0..3 {
-            cluster.join_in_memory().await;
-        }
-        let members = cluster.up();
-        cluster.settled(&members).await;
+        let (mut cluster, members) = Cluster::start_in_memory(3).await;
         let load = Load::start(cluster.client().await, DEFAULT_DEADLINE);
         let witness = Witness::call(cluster.client().await, &cluster.server_address);
         load.goes_on(SOME).await;
@@ -177,12 +172,7 @@ fn a_cluster_in_memory_starts_afresh_under_a_new_history_once_every_node_is_gone
 #[test]
 fn two_of_three_in_memory_lost_at_once_is_a_halt_too_and_the_survivor_keeps_what_it_holds() {
     alone(async {
-        let mut cluster = Cluster::with_server().await;
-        for _ in 0..3 {
-            cluster.join_in_memory().await;
-        }
-        let members = cluster.up();
-        cluster.settled(&members).await;
+        let (mut cluster, members) = Cluster::start_in_memory(3).await;
         let client = cluster.client().await;
         client.write("kept", "by all").await.unwrap();
         everywhere(&cluster, &[("kept".to_owned(), Some("by all".into()))].into()).await;
