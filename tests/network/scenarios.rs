@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -424,31 +425,45 @@ fn cut_short(path: &Path, written: u64, chance: &mut Seeded) -> String {
     format!("left {left} bytes")
 }
 
-/// Every file in use below `dir`, in order, with how much was written to it: files of the log end in
-/// zeros, and one that was found damaged before lies beside the others under another name.
+/// Every file in use below the `dir` of a stopped process, in order, with how much was written to it:
+/// files of the log end in zeros.
 fn written(dir: &Path) -> Vec<(PathBuf, u64)> {
-    let mut found = Vec::new();
-    let mut left = vec![dir.to_owned()];
-    while let Some(dir) = left.pop() {
-        for entry in std::fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                left.push(path);
-            } else if let Some(last) = std::fs::read(&path).unwrap().iter().rposition(|b| *b != 0) {
-                found.push((path, last as u64 + 1));
-            }
-        }
-    }
-    found.retain(|(path, _)| !path.file_name().unwrap().to_string_lossy().starts_with("lost-"));
-    found.sort();
-    found
+    let with_length = |path: PathBuf| {
+        let bytes = std::fs::read(&path).unwrap();
+        bytes.iter().rposition(|byte| *byte != 0).map(|last| (path, last as u64 + 1))
+    };
+    files(dir).into_iter().filter_map(with_length).collect()
 }
 
 /// The highest number in the name of any file below `dir`: how many there were so far.
 fn newest(dir: &Path) -> u64 {
-    let numbers = written(dir).into_iter().filter_map(|(path, _)| {
+    let numbers = files(dir).into_iter().filter_map(|path| {
         let name = path.file_stem()?.to_string_lossy().into_owned();
         name.trim_start_matches("log-").parse().ok()
     });
     numbers.max().unwrap_or_default()
+}
+
+/// The names of every file in use below `dir`, in order: one that was found damaged before lies beside
+/// the others under another name. A process that runs removes and renames while they are listed, so that
+/// a directory may be gone and a file be gone when the names are read.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut left = vec![dir.to_owned()];
+    while let Some(dir) = left.pop() {
+        let entries = match std::fs::read_dir(&dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            entries => entries.unwrap(),
+        };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                left.push(path);
+            } else if !path.file_name().unwrap().to_string_lossy().starts_with("lost-") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
 }
