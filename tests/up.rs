@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers are test code")]
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -435,11 +436,13 @@ impl Attended {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut command = quorate(dir.path(), &["up", "--nodes", "3"]);
-        let mut up = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let talk = dir.path().join("talk");
+        command.stdin(Stdio::piped()).stderr(File::create(&talk).unwrap());
+        let mut up = command.spawn().unwrap();
         up.stdin.as_mut().unwrap().write_all(b"write k v\n").unwrap();
         let mut first = String::new();
         BufReader::new(up.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
-        assert_eq!(first, "(written)\n");
+        assert_eq!(first, "(written)\n", "{}", std::fs::read_to_string(talk).unwrap());
         Self { dir, up }
     }
 }

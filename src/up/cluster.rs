@@ -95,11 +95,9 @@ impl Cluster {
             }
             spec
         };
-        let server = match start(spec(&first)) {
-            // Perhaps somebody else listens there; whatever else it is comes again.
-            Err(_) if !is_free(&first) => start(spec("127.0.0.1:0"))?,
-            outcome => outcome?,
-        };
+        // Perhaps somebody else listened there, and may be gone again by now; whatever else it is
+        // comes again.
+        let server = start(spec(&first)).or_else(|_| start(spec("127.0.0.1:0")))?;
         let before = before.map(|before| before.nodes).unwrap_or_default();
         let before = before.into_iter().map(|node| (node.slot, node.address)).collect();
         let entry = ServerEntry { address: server.address.clone(), process: server.process };
