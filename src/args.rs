@@ -63,6 +63,9 @@ pub(crate) enum Command {
     Settings(Settings),
     /// Check the files of a stopped server, node or `quorate up`, and change none
     Verify(Verify),
+    /// Show what traced processes wrote: as a timeline, as a page, or in words
+    #[command(subcommand)]
+    Trace(TraceCommand),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -85,9 +88,19 @@ pub(crate) struct Find {
 pub(crate) struct Reach {
     #[command(flatten)]
     pub(crate) find: Find,
-    /// Write a trace of the process into this directory, for chrome://tracing
+    #[command(flatten)]
+    pub(crate) tracing: Tracing,
+}
+
+/// Whether and how a process is traced.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Tracing {
+    /// Write what the process does into this directory, for `quorate trace`
     #[arg(long, env = "QUORATE_TRACE", value_name = "DIR", global = true)]
     pub(crate) trace: Option<PathBuf>,
+    /// What the process is called in the trace [default: its role, with its address or a number]
+    #[arg(long, env = "QUORATE_TRACE_NAME", value_name = "NAME", global = true)]
+    pub(crate) trace_name: Option<String>,
 }
 
 /// How to ask.
@@ -247,6 +260,76 @@ pub(crate) enum SettingsChange {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum TraceCommand {
+    /// One trace of all processes, for Perfetto and chrome://tracing
+    Merge(Merge),
+    /// A page with the space-time diagram, for any browser
+    View(View),
+    /// The log that ShiViz and TSViz read
+    Shiviz(Shiviz),
+    /// The story of a key, of a request or of the elections, in words and in causal order; ends
+    /// with 1 where there is none
+    Explain(Explain),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Merge {
+    /// Directories that processes were given with --trace, of one machine or brought from several
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) dirs: Vec<PathBuf>,
+    /// Where to write; `-` is standard output
+    #[arg(short, long, env = "QUORATE_OUT", value_name = "FILE", default_value = "trace.json")]
+    pub(crate) out: PathBuf,
+    /// Write the page too
+    #[arg(long, env = "QUORATE_HTML", value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct View {
+    /// Directories that processes were given with --trace, of one machine or brought from several
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) dirs: Vec<PathBuf>,
+    /// Where to write; `-` is standard output
+    #[arg(short, long, env = "QUORATE_OUT", value_name = "FILE", default_value = "trace.html")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Shiviz {
+    /// Directories that processes were given with --trace, of one machine or brought from several
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) dirs: Vec<PathBuf>,
+    /// Where to write; `-` is standard output
+    #[arg(short, long, env = "QUORATE_OUT", value_name = "FILE", default_value = "trace.log")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// Directories that processes were given with --trace, of one machine or brought from several
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) dirs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) about: About,
+}
+
+/// What is to be told.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct About {
+    /// What happened to this key
+    #[arg(long, env = "QUORATE_KEY", value_name = "KEY", allow_hyphen_values = true)]
+    pub(crate) key: Option<String>,
+    /// What happened to this request, named as the logs name it: 0c0ffee0.12
+    #[arg(long, env = "QUORATE_REQUEST", value_name = "REQUEST")]
+    pub(crate) request: Option<String>,
+    /// How coordinators came and went
+    #[arg(long, env = "QUORATE_ELECTION", value_parser = FalseyValueParser::new())]
+    pub(crate) election: bool,
+}
+
 /// What both roles take.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Running {
@@ -256,9 +339,8 @@ pub(crate) struct Running {
     /// What to log on standard error: error, warn, info, debug, trace, or a tracing filter
     #[arg(long, env = "QUORATE_LOG", value_name = "LEVEL", default_value = "info")]
     pub(crate) log: String,
-    /// Write a trace of the process into this directory, for chrome://tracing
-    #[arg(long, env = "QUORATE_TRACE", value_name = "DIR")]
-    pub(crate) trace: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tracing: Tracing,
     #[command(flatten)]
     pub(crate) child: Child,
 }
@@ -364,7 +446,7 @@ pub(crate) struct Start {
     /// What the processes log into the data directory
     #[arg(long, env = "QUORATE_LOG", value_name = "LEVEL", default_value = "info")]
     pub(crate) log: String,
-    /// Write a trace of each process into this directory, for chrome://tracing
+    /// Write what each process does into this directory, for `quorate trace`
     #[arg(long, env = "QUORATE_TRACE", value_name = "DIR")]
     pub(crate) trace: Option<PathBuf>,
     #[command(flatten)]

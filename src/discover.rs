@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 
 use quorate_client::{Client, ConnectError, DEFAULT_PORT};
-use tracing::Instrument;
 
 use crate::args::{DATA_DEFAULT, Find};
 use crate::exit::Failure;
@@ -56,7 +55,7 @@ impl Found {
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
         let hint = self.hint();
         let connecting = Client::connect(&self.addresses);
-        connecting.instrument(tracing::info_span!("connect")).await.map_err(|error| match error {
+        connecting.await.map_err(|error| match error {
             ConnectError::Unavailable { .. } => Failure::from(error).hint(hint),
             error => Failure::from(error),
         })

@@ -1,54 +1,130 @@
 //! Where the talk of processes goes: log lines of the server and of nodes on standard error, and
-//! a trace file of any process for which one is asked.
+//! the trace of any process for which one is asked.
+//!
+//! A trace never stands in the way: where it cannot be written, that is said once, and the process
+//! does its work without.
 
 use std::io::IsTerminal;
 use std::path::Path;
 
-use quorate_traces::ChromeTrace;
+use quorate_protocol::transport::told;
+use quorate_traces::chrome::{SpanLayer, SpanOptions};
+use quorate_traces::{ChromeTrace, EventLayer, Identity, Options, Recorder};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
+use crate::args::Tracing;
 use crate::exit::Failure;
+use crate::output::talk;
 
-/// Ends the trace file when dropped.
-pub(crate) type Guard = Option<ChromeTrace>;
+/// What a trace has of events and spans: our own. Which events, the log's own level says.
+const TRACED: &str = "off,quorate=trace";
 
-/// What a trace leaves out: tarpc's own spans of every call, beside ours.
-const TRACED: &str = "trace,tarpc=off";
+/// How much of a process's name is kept, so that its incarnation fits behind it.
+const NAME_BYTES_MAX: usize = 48;
 
-/// Starts logging. `level` is one of the five or a tracing filter; `trace` is a directory.
+/// Ends the trace when dropped: writes the rest, and that nothing is missing.
+#[derive(Default)]
+pub(crate) struct Guard {
+    recorder: Option<Recorder>,
+    spans: Option<ChromeTrace>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.spans.take());
+        if let Some(recorder) = &self.recorder {
+            recorder.stop();
+        }
+    }
+}
+
+/// Starts logging, and the trace where one is asked for. `level` is one of the five or a tracing
+/// filter.
 ///
 /// # Errors
-/// When the level is no level, or the trace file cannot be made.
-pub(crate) fn start(role: &str, level: &str, trace: Option<&Path>) -> Result<Guard, Failure> {
+/// When the level is no level.
+pub(crate) fn start(
+    role: &str,
+    address: &str,
+    level: &str,
+    asked: &Tracing,
+) -> Result<Guard, Failure> {
     let filter = parse_filter(level)?;
     let to_stderr = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_filter(filter);
-    let (to_file, guard) = trace.map(|dir| begin(role, dir)).transpose()?.unzip();
-    let to_file = to_file.map(|layer| layer.with_filter(EnvFilter::new(TRACED)));
-    tracing_subscriber::registry().with(to_file).with(to_stderr).init();
+    let identity = Identity { address: Some(address.to_owned()), ..of_role(role) };
+    let (layers, guard) = begin(asked, &format!("{role}@{address}"), identity);
+    tracing_subscriber::registry().with(layers).with(to_stderr).init();
     Ok(guard)
 }
 
 /// Starts the trace of a process that logs nothing, where one is asked for.
-///
-/// # Errors
-/// When the trace file cannot be made.
-pub(crate) fn trace_only(role: &str, trace: Option<&Path>) -> Result<Guard, Failure> {
-    let Some(dir) = trace else { return Ok(None) };
-    let (layer, guard) = begin(role, dir)?;
-    tracing_subscriber::registry().with(layer.with_filter(EnvFilter::new(TRACED))).init();
-    Ok(Some(guard))
+pub(crate) fn trace_only(role: &str, asked: &Tracing) -> Guard {
+    let mut number = [0; 4];
+    getrandom::fill(&mut number).expect("the system gives out randomness");
+    let name = format!("{role}-{:08x}", u32::from_le_bytes(number));
+    let (layers, guard) = begin(asked, &name, of_role(role));
+    if let Some(layers) = layers {
+        tracing_subscriber::registry().with(layers).init();
+    }
+    guard
 }
 
-fn begin(
-    role: &str,
+fn of_role(role: &str) -> Identity {
+    Identity { role: role.to_owned(), ..Identity::default() }
+}
+
+/// What writes the trace.
+type Layers = Box<dyn Layer<Registry> + Send + Sync>;
+
+fn begin(asked: &Tracing, name: &str, identity: Identity) -> (Option<Layers>, Guard) {
+    let Some(dir) = &asked.trace else { return Default::default() };
+    if cfg!(not(feature = "trace")) {
+        talk("careful: this quorate was built without traces; there will be none");
+        return Default::default();
+    }
+    let name = file_name(asked.trace_name.as_deref().unwrap_or(name));
+    match write(dir, &name, identity) {
+        Ok((layers, guard)) => (Some(layers), guard),
+        Err(error) => {
+            talk(&format!("careful: there will be no trace: {error}"));
+            Default::default()
+        }
+    }
+}
+
+fn write(
     dir: &Path,
-) -> Result<(tracing_chrome::ChromeLayer<Registry>, ChromeTrace), Failure> {
-    ChromeTrace::start(dir, role).map_err(|error| Failure::usage(format!("--trace: {error}")))
+    name: &str,
+    identity: Identity,
+) -> Result<(Layers, Guard), quorate_traces::TraceError> {
+    let on_trouble: quorate_traces::record::OnTrouble =
+        std::sync::Arc::new(|why| talk(&format!("careful: {why}")));
+    let options = Options { on_trouble: Some(on_trouble.clone()), ..Options::default() };
+    let recorder = Recorder::start(dir, name, identity, options)?;
+    let options = SpanOptions { on_trouble: Some(on_trouble), ..SpanOptions::default() };
+    let (spans, trace): (SpanLayer<Registry>, _) = ChromeTrace::beside(&recorder, options)?;
+    let events = EventLayer::new(recorder.clone());
+    // Spans are for the timeline, events for the log: each layer takes its own.
+    let of_spans = tracing_subscriber::filter::filter_fn(|metadata| !metadata.is_event());
+    let of_events = tracing_subscriber::filter::filter_fn(|metadata| !metadata.is_span());
+    let layers = spans
+        .with_filter(of_spans)
+        .and_then(events.with_filter(of_events))
+        .with_filter(EnvFilter::new(TRACED))
+        .boxed();
+    told::record(recorder.clone());
+    Ok((layers, Guard { recorder: Some(recorder), spans: Some(trace) }))
+}
+
+/// A name that files and clocks may have.
+fn file_name(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-@:%[]".contains(c);
+    name.chars().map(|c| if plain(c) { c } else { '_' }).take(NAME_BYTES_MAX).collect()
 }
 
 /// Checks a level or filter.
@@ -78,6 +154,13 @@ fn parse_filter(level: &str) -> Result<EnvFilter, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_name_becomes_one_of_a_file() {
+        assert_eq!(file_name("node@[::1]:4747"), "node@[::1]:4747");
+        assert_eq!(file_name("a/../é b"), "a_..___b");
+        assert_eq!(file_name(&"x".repeat(100)).len(), NAME_BYTES_MAX);
+    }
 
     #[test]
     fn levels_and_filters_are_taken() {

@@ -4,7 +4,7 @@
 //! * `commands`, `session`, `status`: talking to a cluster; `script`, `shell`, `terminal`: many
 //!   commands; `value`: values as typed.
 //! * `roles`: running as the server or as a node; `logging`: their log and traces.
-//! * `verify`: checking the files of what is stopped.
+//! * `verify`: checking the files of what is stopped; `trace`: showing what was traced.
 //! * `up`: a whole cluster on this machine, as real processes.
 //! * `output`, `exit`: what is printed, and the exit codes.
 //!
@@ -22,6 +22,7 @@ mod session;
 mod shell;
 mod status;
 mod terminal;
+mod trace;
 mod up;
 mod value;
 mod verify;
@@ -74,6 +75,7 @@ fn run(command: Command) -> Result<Code, Failure> {
             Ok(Code::Done)
         }
         Command::Verify(typed) => verify::verify(&typed),
+        Command::Trace(typed) => trace::trace(&typed),
         Command::Read(typed) => client(&typed.reach.clone(), commands::read(typed)),
         Command::Write(typed) => client(&typed.reach.clone(), commands::write(typed)),
         Command::Delete(typed) => client(&typed.reach.clone(), commands::delete(typed)),
@@ -89,7 +91,7 @@ fn client(
     reach: &Reach,
     work: impl Future<Output = Result<Code, Failure>>,
 ) -> Result<Code, Failure> {
-    let _trace = logging::trace_only("client", reach.trace.as_deref())?;
+    let _trace = logging::trace_only("client", &reach.tracing);
     block_on(work)
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use quorate_client::{DEFAULT_PORT, parse_address};
 use quorate_node::OpenFailed;
 use quorate_protocol::settings::Settings;
+use quorate_protocol::transport::told;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -37,7 +38,9 @@ pub(crate) fn server(typed: Server) -> Result<Code, Failure> {
     if let Some(typed) = &typed.running.advertise {
         parse_address(&with_port(typed, DEFAULT_PORT)).map_err(Failure::usage)?;
     }
-    let _trace = logging::start("server", &typed.running.log, typed.running.trace.as_deref())?;
+    let listen = with_port(&typed.listen, DEFAULT_PORT);
+    let known_as = typed.running.advertise.as_deref().unwrap_or(&listen);
+    let _trace = logging::start("server", known_as, &typed.running.log, &typed.running.tracing)?;
     if typed.abandon_data {
         confirm_abandon(&typed)?;
     }
@@ -45,13 +48,16 @@ pub(crate) fn server(typed: Server) -> Result<Code, Failure> {
         tell_founded(&typed.data);
     }
     let config = quorate_server::Config {
-        listen: with_port(&typed.listen, DEFAULT_PORT),
+        listen,
         data: typed.data,
         alphanumeric: typed.alphanumeric,
         abandon_data: typed.abandon_data,
     };
     crate::block_on(async {
         let server = quorate_server::Server::open(&config).await.map_err(server_failure)?;
+        if let Some(recorder) = told::recorder() {
+            recorder.named(None, &server.cluster().to_string());
+        }
         let bound = server.local_address().map_err(server_failure)?;
         let stop = stop(typed.running.child)?;
         announce("server", bound, typed.running.child)?;
@@ -80,10 +86,12 @@ pub(crate) fn node(typed: Node) -> Result<Code, Failure> {
     };
     // Not in its own --data: `up` keeps a cluster in another.
     let servers = Found::look(&typed.find, Path::new(DATA_DEFAULT))?.addresses;
-    let _trace = logging::start("node", &typed.running.log, typed.running.trace.as_deref())?;
+    logging::check(&typed.running.log)?;
     crate::block_on(async {
         let (listener, bound) = listen(&with_port(&typed.listen, 0)).await?;
         let advertise = advertised(&typed.running, bound)?;
+        let Running { log, tracing, .. } = &typed.running;
+        let _trace = logging::start("node", &advertise, log, tracing)?;
         let Pieces { log_segment_bytes, memtable_bytes } = typed.pieces;
         let sizes = quorate_node::Sizes { log_segment_bytes, memtable_bytes };
         let config = quorate_node::Config { servers, advertise, data, sizes };
@@ -291,6 +299,12 @@ async fn gone(parent: &mut Option<watch::Receiver<()>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::Tracing;
+
+    fn running() -> Running {
+        let (tracing, child) = (Tracing::default(), Child::default());
+        Running { advertise: None, log: String::new(), tracing, child }
+    }
 
     #[test]
     fn an_address_gets_the_port_it_lacks() {
@@ -309,8 +323,7 @@ mod tests {
 
     #[test]
     fn a_server_is_named_as_others_reach_it() {
-        let mut running =
-            Running { advertise: None, log: String::new(), trace: None, child: Child::default() };
+        let mut running = running();
         let any = "0.0.0.0:7".parse().unwrap();
         assert!(named(&running, any).starts_with("HOST:7, where HOST is"));
         assert_eq!(named(&running, "127.0.0.1:7".parse().unwrap()), "127.0.0.1:7");
@@ -320,8 +333,7 @@ mod tests {
 
     #[test]
     fn what_nobody_can_call_is_not_advertised() {
-        let mut running =
-            Running { advertise: None, log: String::new(), trace: None, child: Child::default() };
+        let mut running = running();
         let any = "0.0.0.0:7".parse().unwrap();
         assert!(advertised(&running, any).unwrap_err().to_string().contains("--advertise"));
         assert_eq!(advertised(&running, "127.0.0.1:7".parse().unwrap()).unwrap(), "127.0.0.1:7");

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use quorate_client::{ChangeOptions, Client, ReadOptions};
 use tokio::sync::{mpsc, oneshot};
-use tracing::Instrument;
 
 use crate::args::{Ask, How, Level};
 use crate::exit::{Code, Failure};
@@ -129,18 +128,15 @@ impl Session {
             Level::Weak => quorate_client::Level::Weak,
         };
         let options = ReadOptions::default().level(level).deadline(self.ask.timeout);
-        let span = tracing::info_span!("read", key, level = ?self.how.level);
-        Ok(Said::Read(self.client.read_with(key, options).instrument(span).await?))
+        Ok(Said::Read(self.client.read_with(key, options).await?))
     }
 
     pub(crate) async fn write(&self, key: &str, value: Vec<u8>) -> Result<Said, Failure> {
-        let span = tracing::info_span!("write", key, bytes = value.len());
-        Ok(Said::Written(self.client.write_with(key, value, self.change()).instrument(span).await?))
+        Ok(Said::Written(self.client.write_with(key, value, self.change()).await?))
     }
 
     pub(crate) async fn delete(&self, key: &str) -> Result<Said, Failure> {
-        let span = tracing::info_span!("delete", key);
-        Ok(Said::Deleted(self.client.delete_with(key, self.change()).instrument(span).await?))
+        Ok(Said::Deleted(self.client.delete_with(key, self.change()).await?))
     }
 
     fn change(&self) -> ChangeOptions {

@@ -16,7 +16,6 @@ use quorate_protocol::rpc::registry::ServerStatus;
 use quorate_protocol::rpc::store::{NodeStatus, Role};
 use quorate_protocol::view::View;
 use serde_json::{Value as Json, json};
-use tracing::Instrument;
 
 use crate::args::Format;
 use crate::exit::Failure;
@@ -53,7 +52,7 @@ impl Snapshot {
     }
 
     async fn take_once(client: &Client, dir: &Path, patience: Duration) -> Self {
-        let found = client.status(patience).instrument(tracing::info_span!("status")).await;
+        let found = client.status(patience).await;
         // A runtime file that cannot be read only costs the process numbers.
         let runtime = Runtime::read(dir).ok().flatten();
         Self::of(found, runtime)

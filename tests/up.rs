@@ -2,104 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers are test code")]
 
+mod common;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Stdio};
 
 use serde_json::Value as Json;
 
-/// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn quorate(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("QUORATE_") {
-            command.env_remove(name);
-        }
-    }
-    command.args(args).current_dir(dir).stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// Runs `quorate` with this script on its standard input.
-fn script(dir: &Path, args: &[&str], script: impl AsRef<[u8]>) -> Output {
-    let mut child = quorate(dir, args).stdin(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(script.as_ref()).unwrap();
-    child.wait_with_output().unwrap()
-}
-
-/// Runs `quorate` and expects it to be done.
-#[track_caller]
-fn done(dir: &Path, args: &[&str]) -> String {
-    let output = quorate(dir, args).output().unwrap();
-    assert!(output.status.success(), "{args:?}: {}", talk(&output));
-    data(&output)
-}
-
-fn data(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn talk(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn runtime(dir: &Path) -> Option<Json> {
-    let text = std::fs::read_to_string(dir.join(".quorate/cluster.json")).ok()?;
-    serde_json::from_str(&text).ok()
-}
-
-/// The process numbers in the runtime file: the server's, then the nodes'.
-fn pids(dir: &Path) -> Vec<u32> {
-    let runtime = runtime(dir).expect("a cluster runs");
-    let nodes = runtime["nodes"].as_array().unwrap().iter();
-    let all = std::iter::once(&runtime["server"]).chain(nodes);
-    all.map(|entry| u32::try_from(entry["process"]["pid"].as_u64().unwrap()).unwrap()).collect()
-}
-
-/// Whether any thread of a process runs. A killed process is gone thread by thread, the first not
-/// last, and holds its locks until the last is.
-fn is_alive(pid: u32) -> bool {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
-    threads.filter_map(Result::ok).any(|thread| {
-        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
-    })
-}
-
-#[track_caller]
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::yield_now();
-    }
-}
-
-/// A detached cluster that is stopped with the test, however that ends.
-struct Detached(tempfile::TempDir);
-
-impl Detached {
-    fn start(args: &[&str]) -> Self {
-        let cluster = Self(tempfile::tempdir().unwrap());
-        done(cluster.dir(), &[&["up", "--detach"], args].concat());
-        cluster
-    }
-
-    fn dir(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Detached {
-    fn drop(&mut self) {
-        let _ = quorate(self.dir(), &["down"]).output();
-    }
-}
+use common::{Detached, data, done, is_alive, pids, quorate, runtime, script, talk, wait_until};
 
 /// Waits until these are the members, by number.
 #[track_caller]
@@ -391,39 +303,6 @@ fn check_status(status: &Json, pids: &[u32]) {
         assert!(node["last_heard_ms"].is_u64() || node["last_heard_ms"].is_null(), "{node:#}");
     }
     assert!(nodes.iter().any(|node| node["id"] == status["coordinator"]), "{status:#}");
-}
-
-#[test]
-fn every_process_leaves_a_trace_where_one_is_asked_for() {
-    let cluster = Detached::start(&["--nodes", "1", "--trace", "traces"]);
-    let dir = cluster.dir();
-    done(dir, &["write", "k", "v", "--trace", "traces"]);
-    done(dir, &["read", "k", "--trace", "traces"]);
-    done(dir, &["down"]);
-    // Which spans are in the files of which process, by name.
-    let mut spans = String::new();
-    for file in std::fs::read_dir(dir.join("traces")).unwrap() {
-        let file = file.unwrap();
-        let name = file.file_name().to_string_lossy().into_owned();
-        let (process, _) = name.split_once('-').unwrap();
-        let text = std::fs::read_to_string(file.path()).unwrap();
-        let events: Vec<Json> = serde_json::from_str(&text).expect(&name);
-        spans.push_str(&format!("{process}\n"));
-        for event in events.iter().filter(|event| event["ph"] == "B") {
-            let happened = event["args"]["event"].as_str().unwrap_or_default();
-            spans.push_str(&format!("{process}: {} {happened}\n", event["name"].as_str().unwrap()));
-        }
-    }
-    for wanted in [
-        "up\n",
-        "server: server step \"register\"",
-        "node: node step \"appoint\"",
-        "node: coordinator step \"change\"",
-        "client: write",
-        "client: read",
-    ] {
-        assert!(spans.contains(wanted), "no span {wanted} in\n{spans}");
-    }
 }
 
 /// A cluster with a script that goes on for as long as the test holds it.

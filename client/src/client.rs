@@ -14,6 +14,7 @@ use quorate_protocol::seeded::Seeded;
 use quorate_protocol::version::Version;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tracing::debug_span;
 
 use crate::address::{BadAddress, parse_address};
 use crate::answer::{Changed, Reading};
@@ -180,6 +181,7 @@ impl Client {
     ) -> Result<Reading, Error> {
         let deadline = Instant::now() + options.deadline;
         let read = Read { key: key.into(), level: options.level };
+        let _span = debug_span!(parent: None, "client request", call = "read", key = %read.key);
         let _place = self.place(deadline).await?;
         match options.level {
             Level::Majority | Level::Stored => self.read_coordinator(read, deadline).await,
@@ -244,6 +246,9 @@ impl Client {
             Some(token) => token,
             None => self.mint(deadline).await?,
         };
+        let call = if matches!(command, Command::Write { .. }) { "write" } else { "delete" };
+        let (key, request) = (command.key(), token.id());
+        let _span = debug_span!(parent: None, "client request", call, %key, %request);
         loop {
             let change = Change { token, command: command.clone() };
             match self.try_change(change, deadline, options.sent_before).await {

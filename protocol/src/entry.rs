@@ -8,6 +8,8 @@
 //! frame:  length of body u32 LE | crc32c of body u32 LE | body (postcard of Entry)
 //! ```
 
+use std::fmt;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +51,13 @@ impl Token {
     #[must_use]
     pub fn id(&self) -> TokenId {
         TokenId { client: self.client, request: self.request }
+    }
+}
+
+/// Short: the client's own eight digits are enough to tell it from the others of a trace.
+impl fmt::Display for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}.{}", self.client.0 >> 96, self.request.0)
     }
 }
 
@@ -260,7 +269,7 @@ impl Iterator for Frames {
 }
 
 /// How many frames `batch` says that it has, as far as their lengths can be followed.
-fn count_frames(batch: &[u8]) -> usize {
+pub(crate) fn count_frames(batch: &[u8]) -> usize {
     let (mut rest, mut count) = (batch, 0);
     while let Some((header, behind)) = rest.split_first_chunk::<FRAME_HEADER_BYTES>() {
         let Some(next) = behind.get(split_header(*header).0..) else { break };

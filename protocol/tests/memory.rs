@@ -36,7 +36,7 @@ const LISTS_BYTES_MAX: usize = 8 << 20;
 
 fn encoded(message: impl Wire) -> Vec<u8> {
     let mut frame = BytesMut::new();
-    message.encode(&mut frame).unwrap();
+    message.encode(None, &mut frame).unwrap();
     frame.to_vec()
 }
 
@@ -88,7 +88,7 @@ fn check_numbered<M: Wire>(what: &str, numbered: bool, of: impl Fn(usize) -> M) 
     // The list of two is of two different elements where they are numbered: only its length counts.
     let mut frame = longest(&encoded(of(1)), &encoded(of(2)), numbered);
     let bytes = frame.len();
-    let (decoded, most) = measured(|| M::decode(&mut frame).map(|it| it.is_ok()));
+    let (decoded, most) = measured(|| M::decode(&mut frame, None).map(|it| it.is_ok()));
     let (mib, of_mib) = (most >> 20, bytes >> 20);
     println!("{what:<24} {mib:>5} MiB of a frame of {of_mib} MiB");
     assert!(most <= bytes + LISTS_BYTES_MAX, "{what}: {mib} MiB, of a frame of {of_mib} MiB");

@@ -12,7 +12,7 @@ use quorate_protocol::transport::accept::HELLOS_MAX;
 use quorate_protocol::transport::seats::CLIENT_CONNECTIONS_MAX;
 use quorate_protocol::transport::{
     AcceptError, CallError, ClientConnection, ConnectError, FrameError, Hello, KnownCluster, Link,
-    Listener, PROTOCOL_VERSION, Responder, Service, TurnedAway, connect, serve_channel,
+    Listener, PROTOCOL_VERSION, Responder, Service, Told, TurnedAway, connect, serve_channel,
     spawn_client,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,6 +30,9 @@ mod service {
     }
 }
 use service::{ProbeClient, ProbeRequest, ProbeResponse};
+
+impl Told for ProbeRequest {}
+impl Told for ProbeResponse {}
 
 type Inbox = mpsc::UnboundedReceiver<(u64, Responder<ProbeResponse>)>;
 

@@ -33,7 +33,7 @@ use tracing::{debug, info, warn};
 use crate::calls::{self, Waiting};
 use crate::core::Core;
 use crate::core::effect::{Effect, StopReason};
-use crate::core::event::{CallId, Event, Request, Ticket};
+use crate::core::event::{CallId, Event, Ticket};
 use crate::core::state::State;
 use crate::disk::Disk;
 use crate::nodes::{Nodes, Outcome, Place};
@@ -163,6 +163,7 @@ impl Server {
             nodes: Nodes::new(known, outcomes),
             disk,
             stopped: None,
+            election: None,
         };
         let mut connections = JoinSet::new();
         let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
@@ -218,6 +219,8 @@ struct Shell {
     nodes: Nodes,
     disk: Disk,
     stopped: Option<StopReason>,
+    /// The span of the election that is under way.
+    election: Option<tracing::Span>,
 }
 
 impl Shell {
@@ -240,13 +243,13 @@ impl Shell {
         let now = Moment(u64::try_from(micros).expect("a process lives less than 500,000 years"));
         let before = self.core.state().active.as_ref().map(|view| view.epoch);
         let happened = tracing::enabled!(tracing::Level::DEBUG).then(|| format!("{event:?}"));
-        let _span = span(&event).entered();
         let mut effects = std::mem::take(&mut self.effects);
         self.core.step(now, event, &mut effects);
         if let Some(event) = happened.filter(|_| !effects.is_empty()) {
             let effects: Vec<_> = effects.iter().map(brief).collect();
             debug!(event, effects = effects.join("; "), "step");
         }
+        self.watch_election();
         match &self.core.state().active {
             Some(view) if Some(view.epoch) != before => info!(%view, "view active"),
             None if before.is_some() => warn!("no view: every member is gone"),
@@ -256,6 +259,21 @@ impl Shell {
             self.act(effect);
         }
         self.effects = effects;
+    }
+
+    /// Tells when an election begins, and when it ends.
+    fn watch_election(&mut self) {
+        match (self.core.is_electing(), &self.election) {
+            (true, None) => {
+                debug!("an election begins");
+                self.election = Some(tracing::info_span!(parent: None, "election"));
+            }
+            (false, Some(_)) => {
+                debug!("an election ends");
+                self.election = None;
+            }
+            _ => {}
+        }
     }
 
     fn act(&mut self, effect: Effect) {
@@ -274,6 +292,7 @@ impl Shell {
                 }
             }
             Effect::Appoint { node, address, appointment } => {
+                info!(%node, view = %appointment.view, "appointing");
                 let place = self.place(node, address);
                 self.nodes.appoint(place, *appointment, timeout);
             }
@@ -293,32 +312,6 @@ impl Shell {
         let known = self.core.state().directory.get(&node);
         Place { address, store: known.map_or_else(StoreId::default, |known| known.store) }
     }
-}
-
-/// The span of a step, under a name that stays. Ticks, which mostly change nothing, have none.
-fn span(event: &Event) -> tracing::Span {
-    let event = match event {
-        Event::Tick => return tracing::Span::none(),
-        Event::Call { request, .. } => match request {
-            Request::Register(_) => "register",
-            Request::Nodes => "nodes",
-            Request::Coordinator => "coordinator",
-            Request::ReportCoordinator(_) => "report coordinator",
-            Request::Resign(_) => "resign",
-            Request::ProposeMembers(_) => "propose members",
-            Request::Progress(_) => "progress",
-            Request::Activate(_) => "activate",
-            Request::ReportLive(_) => "report live",
-            Request::Settings => "settings",
-            Request::Set(_) => "set",
-            Request::Status => "status",
-        },
-        Event::SurveyAnswer { .. } => "survey answer",
-        Event::AppointAnswer { .. } => "appoint answer",
-        Event::Persisted { .. } => "persisted",
-        Event::AbandonData => "abandon data",
-    };
-    tracing::debug_span!("server step", event)
 }
 
 /// An effect in a few words.

@@ -380,7 +380,8 @@ impl Cluster {
         } else {
             args.extend(["--data".into(), files.join(format!("node-{slot}")).into()]);
         }
-        add_common(&mut args, &self.runtime.log, self.runtime.trace.as_deref());
+        let name = format!("node-{slot}");
+        add_common(&mut args, &self.runtime.log, self.runtime.trace.as_deref(), &name);
         let node = start(Spec {
             name: format!("node {slot}"),
             slot: Some(slot),
@@ -475,10 +476,10 @@ fn remove_scratch(scratch: &Path) {
     }
 }
 
-fn add_common(args: &mut Vec<OsString>, log: &str, trace: Option<&Path>) {
+fn add_common(args: &mut Vec<OsString>, log: &str, trace: Option<&Path>, name: &str) {
     args.extend(["--log".into(), log.into()]);
     if let Some(dir) = trace {
-        args.extend(["--trace".into(), dir.into()]);
+        args.extend(["--trace".into(), dir.into(), "--trace-name".into(), name.into()]);
     }
 }
 
@@ -491,7 +492,7 @@ fn server_spec(
     let mut args: Vec<OsString> = vec!["server".into(), "--data".into()];
     args.push(files.join("server").into());
     args.extend(["--listen".into(), listen.into()]);
-    add_common(&mut args, log, trace);
+    add_common(&mut args, log, trace, "server");
     Spec {
         name: "the server".to_owned(),
         slot: None,

@@ -26,7 +26,7 @@ use quorate_client::Client;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::args::{Control, DATA_DEFAULT, Down, NODES_MAX, Start, Up, Which};
+use crate::args::{Control, DATA_DEFAULT, Down, NODES_MAX, Start, Tracing, Up, Which};
 use crate::exit::{Code, Failure};
 use crate::output::talk;
 use crate::session::{Order, Session};
@@ -71,7 +71,8 @@ fn run(typed: &Start) -> Result<Code, Failure> {
         roles::tell_founded(&typed.data.join("server"));
     }
     let plan = plan(typed)?;
-    let _trace = logging::trace_only("up", plan.trace.as_deref())?;
+    let _trace =
+        logging::trace_only("up", &Tracing { trace: plan.trace.clone(), trace_name: None });
     control::open_requests(&plan.dir)?;
     let outcome = crate::block_on(async {
         let mut signals = Signals::new()?;

@@ -38,7 +38,7 @@
 //!
 //! [`merge`]: crate::print::merge
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -152,40 +152,6 @@ impl ChromeTrace {
         let layer = SpanLayer { inner, shared: shared.clone(), waiting_max: options.waiting_max };
         let keeper = Keeper { guard, shared: shared.clone(), parts, head, options };
         Ok((layer, Self::keep(shared, move || keeper.run())))
-    }
-
-    /// Begins the trace `<process_name>-<pid>.json` in `dir`, which is made where it is missing:
-    /// for a process without a log, and without the bounds of [`ChromeTrace::beside`].
-    ///
-    /// # Errors
-    /// When the file cannot be made, or could not be of that name.
-    pub fn start<S>(dir: &Path, process_name: &str) -> Result<(ChromeLayer<S>, Self), TraceError>
-    where
-        S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
-    {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        if process_name.is_empty() || !process_name.bytes().all(plain) {
-            return Err(TraceError::BadName { name: process_name.to_owned() });
-        }
-        let unwritable = |path: &Path| {
-            let path = path.to_owned();
-            move |why| TraceError::Unwritable { path, why }
-        };
-        fs::create_dir_all(dir).map_err(unwritable(dir))?;
-        let path = dir.join(format!("{process_name}-{}.json", std::process::id()));
-        let file = File::create(&path).map_err(unwritable(&path))?;
-        let shared = Arc::new(Shared::new(path));
-        let writer = SpanFile { head: None, ..SpanFile::new(file, &SpanHead::default(), &shared) };
-        let (layer, guard) = ChromeLayerBuilder::new().writer(writer).include_args(true).build();
-        let of_thread = shared.clone();
-        Ok((
-            layer,
-            Self::keep(shared, move || {
-                while of_thread.wait() {
-                    guard.flush();
-                }
-            }),
-        ))
     }
 
     fn keep(shared: Arc<Shared>, run: impl FnOnce() + Send + 'static) -> Self {

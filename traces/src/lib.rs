@@ -18,6 +18,7 @@
 //! * [`stamp`]: what a message carries, bounded when it is decoded.
 //! * [`level`]: how much an event matters.
 //! * [`record`]: the log of one process.
+//! * [`events`]: the events of `tracing`, in the log of one process.
 //! * [`chrome`]: the spans of one process.
 //! * [`read`]: the logs of all processes, as one trace.
 //! * [`mod@print`]: the forms in which a trace is shown.
@@ -68,6 +69,7 @@ pub mod clock;
 pub mod stamp;
 pub mod level;
 pub mod record;
+pub mod events;
 pub mod chrome;
 pub mod read;
 pub mod print;
@@ -75,6 +77,7 @@ pub mod view;
 
 pub use chrome::{ChromeTrace, TraceError};
 pub use clock::{BadHost, Host, VectorClock};
+pub use events::EventLayer;
 pub use level::Level;
 pub use read::{Finding, Limits, LoadError, Trace};
 pub use record::{Bounds, Fields, Identity, Options, Recorder};

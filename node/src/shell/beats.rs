@@ -206,7 +206,10 @@ async fn call(
         };
         let patience = (board.interval() * PATIENCE_BEATS).max(PATIENCE_MIN);
         let request = HeartbeatRequest::Beat { beat };
-        match timeout(patience, link.call(request, patience)).await {
+        let span = tracing::trace_span!(parent: None, "heartbeat", to = %node);
+        let outcome = timeout(patience, link.call(request, patience)).await;
+        drop(span);
+        match outcome {
             Ok(Ok(HeartbeatResponse::Beat(theirs))) => {
                 answered = true;
                 board.hear(theirs);

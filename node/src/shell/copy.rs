@@ -197,7 +197,10 @@ async fn receive(state: LayeredState, order: Order, inbox: Inbox, left: oneshot:
     let link =
         Link::to_store(order.store, order.address.clone(), Service::Bulk, order.cluster.clone());
     let mut source = Source { link, left };
-    match fetch_all(&state, &order, &mut source).await {
+    let span = tracing::info_span!(parent: None, "state copy", from = %order.address, since = %order.since);
+    let outcome = fetch_all(&state, &order, &mut source).await;
+    drop(span);
+    match outcome {
         Ok(CopyOpened { session, snapshot, .. }) => {
             tracing::info!(%snapshot, "the state is copied");
             ended(&inbox, Ok(CopyDone { snapshot, history: order.history }));

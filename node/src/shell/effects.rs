@@ -161,7 +161,6 @@ impl Shell {
     }
 
     pub(super) fn step_node(&mut self, event: Event) {
-        let _span = super::trace::node_step(&event).entered();
         let mut effects = Vec::new();
         self.node.step(self.clock.now(), event, &mut effects);
         for effect in effects {
@@ -206,6 +205,7 @@ impl Shell {
             }
             Effect::LeaveCopy => self.copies.leave(),
             Effect::Appointed(appointment) => {
+                self.timeline.appointed(appointment.view.epoch);
                 tracing::info!(view = %appointment.view, "appointed");
                 self.work.push_back(Work::Coordinator(Coordination::Appointed(appointment)));
             }
@@ -286,7 +286,10 @@ impl Shell {
             ));
             return;
         };
+        let span = tracing::debug_span!(parent: None, "apply", prev = %applied, version = %through);
         self.state.apply(&entries);
+        drop(span);
+        tracing::debug!(prev = %applied, version = %through, "apply");
         self.work.push_back(Work::Node(Event::Applied(through)));
         self.work.push_back(Work::Coordinator(Coordination::Applied(through)));
     }
@@ -342,7 +345,7 @@ impl Shell {
     pub(super) fn step_coordinator(&mut self, event: Coordination) {
         let now = self.clock.now();
         let Some(coordinator) = &mut self.coordinator else { return };
-        let _span = super::trace::coordinator_step(&event).entered();
+        self.timeline.told(&event, coordinator.view().members.write_quorum());
         let log_has_room = self.log_bytes <= self.node.settings().log_bytes_max;
         let here = Here {
             state: &self.state,
@@ -352,10 +355,11 @@ impl Shell {
         };
         let mut effects = Vec::new();
         coordinator.step(now, event, &here, &mut effects);
-        let epoch = coordinator.view().epoch;
+        let (epoch, committed) = (coordinator.view().epoch, coordinator.committed());
         for effect in effects {
             self.do_for_coordinator(epoch, effect);
         }
+        self.timeline.committed(committed);
     }
 
     fn do_for_coordinator(&mut self, epoch: Epoch, effect: Ordered) {
@@ -377,12 +381,15 @@ impl Shell {
                 });
             }
             Ordered::Append { to, sequence, append, batch } if to == me => {
+                self.timeline.ordered(&batch);
+                self.timeline.asked(&append);
                 let caller = self.caller(Waiting::Append(sequence, epoch));
                 let frames = batch.frames.to_vec();
                 let event = Event::Append { caller, append, frames, room: true };
                 self.work.push_back(Work::Node(event));
             }
             Ordered::Append { to, sequence, append, .. } => {
+                self.timeline.asked(&append);
                 self.send_append(to, sequence, epoch, append);
             }
             Ordered::Feed { to, sequence, append, bytes_max } => {
@@ -417,6 +424,7 @@ impl Shell {
                 self.send(to, ReplicaRequest::Alert { alert }, CALL_TIMEOUT, |_| {});
             }
             Ordered::Changed { ticket, reply } => {
+                self.timeline.answered(ticket);
                 if let Some(client) = self.clients.remove(&ticket) {
                     client.send(StoreResponse::Change(reply));
                 }
@@ -434,9 +442,13 @@ impl Shell {
                 tracing::warn!(%node, %key, "a record differed from the majority's; replaced");
             }
             Ordered::Serving { epoch, barrier } => {
+                self.timeline.serves();
                 tracing::info!(%epoch, %barrier, "serving");
             }
-            Ordered::SteppedDown { epoch } => tracing::info!(%epoch, "stepped down"),
+            Ordered::SteppedDown { epoch } => {
+                self.timeline.stepped_down();
+                tracing::info!(%epoch, "stepped down");
+            }
             other => self.ask_server(epoch, other),
         }
     }
@@ -548,7 +560,9 @@ fn appended(
     sequence: Sequence,
     epoch: Epoch,
 ) -> impl FnOnce(Option<ReplicaResponse>) + Send + 'static {
+    let span = tracing::debug_span!(parent: None, "append", to = %from, sequence = sequence.0);
     move |answer| {
+        drop(span);
         let answer = match answer {
             Some(ReplicaResponse::Append(answer)) => Ok(answer),
             _ => Err(Unanswered),

@@ -21,7 +21,7 @@
 //! * `serve`: connections in, requests of clients.
 //! * `effects`, `bounds`: carrying out what the cores ask, and how much at once.
 //! * `prefetch`: what waits for the state's disk, so that the cores do not.
-//! * `trace`: the spans of the cores' steps.
+//! * `trace`: spans and events for who traces the node.
 //! * `upkeep`, `retention`: shortening the log, dropping tombstones, verifying the disk.
 //!
 //! [`Drained`]: quorate_coordinator::core::event::Event::Drained
@@ -61,7 +61,7 @@ use quorate_protocol::rpc::registry::Registered;
 use quorate_protocol::rpc::replica::{ReplicaRequest, ReplicaResponse};
 use quorate_protocol::settings::Settings;
 use quorate_protocol::time::Moment;
-use quorate_protocol::transport::{KnownCluster, Listener, Service};
+use quorate_protocol::transport::{KnownCluster, Listener, Service, told};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -77,6 +77,7 @@ use self::pipe::Pipe;
 use self::prefetch::Prefetch;
 use self::registry::Server;
 use self::tail::Tail;
+use self::trace::Timeline;
 use self::upkeep::Upkeep;
 use crate::core::event::{self as node, Caller};
 use crate::core::{Core, Myself};
@@ -232,6 +233,7 @@ async fn run_opened(
         upkeep: Upkeep::default(),
         log_bytes: 0,
         repairs: 0,
+        timeline: Timeline::start(),
         failed: None,
         damaged: None,
     };
@@ -292,6 +294,7 @@ struct Shell {
     log_bytes: u64,
     /// Records found to differ from the majority's, since the start.
     repairs: u64,
+    timeline: Timeline,
     failed: Option<String>,
     /// What was found damaged: the node begins again without it.
     damaged: Option<Error>,
@@ -363,6 +366,9 @@ impl Shell {
     fn registered(&mut self, registered: Registered) {
         let (cluster, me) = (registered.cluster, registered.node);
         tracing::info!(node = %me, %cluster, address = %self.address, "registered");
+        if let Some(recorder) = told::recorder() {
+            recorder.named(Some(&me.to_string()), &cluster.to_string());
+        }
         self.cluster.set(cluster);
         self.coordinator = Some(Coordinator::new(me, registered.settings.clone()));
         self.work.push_back(Work::Node(node::Event::Registered(Box::new(registered))));

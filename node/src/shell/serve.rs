@@ -38,7 +38,8 @@ pub(super) async fn accept(mut listener: Listener, inbox: Inbox, heartbeat: impl
 }
 
 fn say(error: &AcceptError) {
-    tracing::debug!(%error, "a connection came to nothing");
+    // Every program that looks and goes away again makes one.
+    tracing::trace!(%error, "a connection came to nothing");
 }
 
 fn route(
@@ -105,6 +106,7 @@ impl Shell {
                 }
                 let deadline = self.clock.at(responder.deadline());
                 let ticket = self.ticket(responder);
+                self.timeline.came(ticket, &change);
                 let event = coordinator::Event::Change { ticket, change, deadline };
                 self.work.push_back(Work::Coordinator(event));
             }

@@ -17,6 +17,7 @@ pub mod heartbeat;
 pub mod registry;
 pub mod replica;
 pub mod store;
+mod told;
 
 use serde::{Deserialize, Serialize};
 

@@ -23,6 +23,7 @@ use tokio_util::io::poll_read_buf;
 use super::frame::FrameError;
 use super::hello::Hello;
 use super::seats::Seat;
+use super::told::Story;
 use super::wire::Wire;
 
 /// At this much unsent output no more is taken until the peer has read some: together with one
@@ -76,6 +77,8 @@ pub struct Connection<In, Out, S = TcpStream> {
     seat: Option<Seat>,
     /// What the seat holds for the frame that is being read.
     held_bytes: usize,
+    /// What is recorded of it, where the process is traced.
+    story: Option<Box<Story>>,
     messages: PhantomData<fn(Out) -> In>,
 }
 
@@ -94,8 +97,24 @@ impl<In, Out, S> Connection<In, Out, S> {
             late: None,
             seat,
             held_bytes: 0,
+            story: Story::begin(),
             messages: PhantomData,
         }
+    }
+
+    /// The connection was dialed here, at this address.
+    pub(crate) fn dialed(mut self, address: &str) -> Self {
+        if let Some(story) = &mut self.story {
+            story.dialed(address);
+        }
+        self
+    }
+
+    /// The connection is recorded, whatever the process is.
+    #[cfg(test)]
+    pub(crate) fn told_by(mut self, story: Story) -> Self {
+        self.story = Some(Box::new(story));
+        self
     }
 
     /// The peer's hello.
@@ -180,6 +199,11 @@ impl<In, Out, S: AsyncRead + Unpin> Connection<In, Out, S> {
 impl<In, Out, S: AsyncWrite + Unpin> Connection<In, Out, S> {
     /// Writes until no more than `keep` bytes are left.
     fn poll_drain(&mut self, cx: &mut Context<'_>, keep: usize) -> Poll<Result<(), FrameError>> {
+        if self.output.len() > keep
+            && let Some(story) = &mut self.story
+        {
+            story.flush();
+        }
         while self.output.len() > keep {
             match Pin::new(&mut self.stream).poll_write(cx, &self.output) {
                 Poll::Ready(Ok(0)) => {
@@ -219,8 +243,13 @@ where
         let this = self.get_mut();
         while !this.read_ended {
             let before = this.input.len();
-            let missing = match In::decode(&mut this.input) {
+            let mut stamp = None;
+            let wanted = this.story.as_ref().map(|_| &mut stamp);
+            let missing = match In::decode(&mut this.input, wanted) {
                 Ok(Ok(message)) => {
+                    if let Some(story) = &mut this.story {
+                        story.receives(&message.passing(), stamp.as_ref());
+                    }
                     this.taken(before - this.input.len());
                     if this.input.is_empty() {
                         give_back(&mut this.input);
@@ -272,7 +301,9 @@ where
     }
 
     fn start_send(self: Pin<&mut Self>, message: Out) -> Result<(), FrameError> {
-        message.encode(&mut self.get_mut().output)
+        let this = self.get_mut();
+        let stamp = this.story.as_mut().and_then(|story| story.sends(&message.passing()));
+        message.encode(stamp.as_ref(), &mut this.output)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
@@ -338,7 +369,7 @@ mod tests {
         let context = crate::transport::wire::context_in(Duration::from_secs(1));
         let mut frame = BytesMut::new();
         let request = tarpc::Request { context, id: 1, message };
-        ClientMessage::Request(request).encode(&mut frame).unwrap();
+        ClientMessage::Request(request).encode(None, &mut frame).unwrap();
         frame
     }
 
@@ -528,7 +559,7 @@ mod tests {
         connection.flush().await.unwrap();
         assert_eq!(connection.stream.0, 1);
         let mut arrived = 0;
-        while let Ok(Ok(_)) = Response::<Bytes>::decode(&mut connection.stream.1) {
+        while let Ok(Ok(_)) = Response::<Bytes>::decode(&mut connection.stream.1, None) {
             arrived += 1;
         }
         assert_eq!(arrived, 1000);

@@ -244,7 +244,7 @@ async fn try_place<Req: Message, Resp: Message>(
     let mut stream = TcpStream::connect(place).await.map_err(failed)?;
     prepare(&stream).map_err(failed)?;
     let peer = greet(address, &mut stream, hello).await?;
-    Ok(ClientConnection::new(stream, peer, None))
+    Ok(ClientConnection::new(stream, peer, None).dialed(address))
 }
 
 /// Says hello and reads the answer.

@@ -6,14 +6,16 @@
 //!
 //! The length counts everything behind it and is checked before anything is read or allocated
 //! for it. Flag 1 says that a stamp stands before the payload
-//! ([`quorate_traces::Stamp`]); this code puts none on and skips those it meets. Any
-//! other flag is an error: what it means cannot be guessed. The payload is one message in
+//! ([`quorate_traces::Stamp`]): a process that is traced puts it on and reads it, any other skips
+//! it. Any other flag is an error: what it means cannot be guessed. The payload is one message in
 //! [`wire`](super::wire)'s form, encoded with postcard, and nothing behind it.
 
 use std::io;
 
 use bytes::{Buf, BufMut, BytesMut};
 use postcard::ser_flavors::Flavor;
+use quorate_traces::Stamp;
+use quorate_traces::stamp::STAMP_BYTES_MAX;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -88,12 +90,17 @@ impl From<io::Error> for FrameError {
 
 /// Appends one frame to `buffer`, encoded in place: `Bytes` in the message are copied once.
 /// On an error the buffer is as it was.
-pub(crate) fn encode<M: Serialize>(message: &M, buffer: &mut BytesMut) -> Result<(), FrameError> {
+pub(crate) fn encode<M: Serialize>(
+    message: &M,
+    stamp: Option<&Stamp>,
+    buffer: &mut BytesMut,
+) -> Result<(), FrameError> {
     let start = buffer.len();
     buffer.put_u32_le(0);
-    buffer.put_u8(0);
-    let body = Bounded { buffer, end_max: start + LENGTH_BYTES + FRAME_BYTES_MAX };
-    let encoded = postcard::serialize_with_flavor(message, body);
+    let encoded = put_stamp(stamp, buffer).and_then(|()| {
+        let body = Bounded { buffer, end_max: start + LENGTH_BYTES + FRAME_BYTES_MAX };
+        postcard::serialize_with_flavor(message, body)
+    });
     let length = buffer.len() - start - LENGTH_BYTES;
     if let Err(error) = encoded {
         buffer.truncate(start);
@@ -107,11 +114,29 @@ pub(crate) fn encode<M: Serialize>(message: &M, buffer: &mut BytesMut) -> Result
     Ok(())
 }
 
-/// Takes the first frame off `buffer`, if it is all there.
+/// Puts the flags, and the stamp where there is one.
+fn put_stamp(stamp: Option<&Stamp>, buffer: &mut BytesMut) -> postcard::Result<()> {
+    let Some(stamp) = stamp else {
+        buffer.put_u8(0);
+        return Ok(());
+    };
+    buffer.put_u8(FLAG_STAMPED);
+    let start = buffer.len() + STAMP_LENGTH_BYTES;
+    buffer.put_u16_le(0);
+    let end_max = start + STAMP_BYTES_MAX;
+    postcard::serialize_with_flavor(stamp, Bounded { buffer, end_max })?;
+    let length = u16::try_from(buffer.len() - start).expect("a stamp is shorter than that");
+    buffer[start - STAMP_LENGTH_BYTES..start].copy_from_slice(&length.to_le_bytes());
+    Ok(())
+}
+
+/// Takes the first frame off `buffer`, if it is all there. Where somebody wants its stamp, and it
+/// has one that can be read, that is put into `stamp`.
 ///
 /// `Ok(Err(n))` says that at least `n` more bytes are needed.
 pub(crate) fn decode<M: DeserializeOwned>(
     buffer: &mut BytesMut,
+    stamp: Option<&mut Option<Stamp>>,
 ) -> Result<Result<M, usize>, FrameError> {
     let Some(length) = buffer.first_chunk::<LENGTH_BYTES>() else {
         return Ok(Err(LENGTH_BYTES - buffer.len()));
@@ -123,25 +148,30 @@ pub(crate) fn decode<M: DeserializeOwned>(
     let Some(frame) = buffer.get(LENGTH_BYTES..LENGTH_BYTES + length) else {
         return Ok(Err(LENGTH_BYTES + length - buffer.len()));
     };
-    let message = decode_payload(payload(frame)?)?;
+    let (stamped, payload) = split(frame)?;
+    let message = decode_payload(payload)?;
+    if let Some(stamp) = stamp {
+        // One that cannot be read is as good as none: a trace is no reason to end a connection.
+        *stamp = postcard::from_bytes(stamped).ok();
+    }
     buffer.advance(LENGTH_BYTES + length);
     Ok(Ok(message))
 }
 
-/// What stands behind a frame's flags and stamp.
-fn payload(frame: &[u8]) -> Result<&[u8], FrameError> {
+/// A frame's stamp, empty where it has none, and what stands behind it.
+fn split(frame: &[u8]) -> Result<(&[u8], &[u8]), FrameError> {
     let bad = |what: &str| FrameError::Bad { what: what.to_owned() };
     let (&flags, rest) = frame.split_first().ok_or_else(|| bad("it is empty"))?;
     match flags {
-        0 => Ok(rest),
+        0 => Ok((&[], rest)),
         FLAG_STAMPED => {
             let (length, rest) =
                 rest.split_first_chunk::<STAMP_LENGTH_BYTES>().ok_or_else(|| bad("no stamp"))?;
             let length = usize::from(u16::from_le_bytes(*length));
-            if length > quorate_traces::stamp::STAMP_BYTES_MAX {
+            if length > STAMP_BYTES_MAX {
                 return Err(bad("its stamp is over the bound"));
             }
-            rest.get(length..).ok_or_else(|| bad("it ends within its stamp"))
+            rest.split_at_checked(length).ok_or_else(|| bad("it ends within its stamp"))
         }
         _ => Err(FrameError::Bad { what: format!("unknown flags {flags:#04x}") }),
     }
@@ -208,7 +238,7 @@ mod tests {
     fn frames(notes: &[Note]) -> BytesMut {
         let mut buffer = BytesMut::new();
         for note in notes {
-            encode(note, &mut buffer).unwrap();
+            encode(note, None, &mut buffer).unwrap();
         }
         buffer
     }
@@ -220,11 +250,35 @@ mod tests {
     }
 
     #[test]
+    fn a_stamp_comes_back_for_who_wants_it() {
+        let host = quorate_traces::Host::new("node-1.2").unwrap();
+        let mut clock = quorate_traces::VectorClock::new();
+        clock.tick(&host);
+        let stamp = Stamp::of(&host, &clock).unwrap();
+        let mut buffer = BytesMut::new();
+        encode(&note(7, b"hi"), Some(&stamp), &mut buffer).unwrap();
+        encode(&note(8, b""), None, &mut buffer).unwrap();
+        let mut skipped = buffer.clone();
+        assert_eq!(decode(&mut skipped, None), Ok(Ok(note(7, b"hi"))));
+
+        let mut taken = None;
+        assert_eq!(decode(&mut buffer, Some(&mut taken)), Ok(Ok(note(7, b"hi"))));
+        assert_eq!(taken, Some(stamp));
+        assert_eq!(decode(&mut buffer, Some(&mut taken)), Ok(Ok(note(8, b""))));
+        assert_eq!(taken, None);
+    }
+
+    #[test]
     fn a_stamp_is_skipped() {
         let stamped = [&[10, 0, 0, 0][..], &[1], &[3, 0], b"???", &[7], &[2, b'h', b'i']].concat();
         let mut buffer = BytesMut::from(&stamped[..]);
-        assert_eq!(decode(&mut buffer), Ok(Ok(note(7, b"hi"))));
+        let mut wanted = BytesMut::from(&stamped[..]);
+        assert_eq!(decode(&mut buffer, None), Ok(Ok(note(7, b"hi"))));
         assert!(buffer.is_empty());
+
+        let mut stamp = None;
+        assert_eq!(decode(&mut wanted, Some(&mut stamp)), Ok(Ok(note(7, b"hi"))));
+        assert_eq!(stamp, None, "nobody can read it");
     }
 
     #[test]
@@ -239,7 +293,7 @@ mod tests {
             (&[4, 0, 0, 0, 0, 7, 200, 1], "not one of this protocol"),
         ];
         for (bytes, expected) in cases {
-            let error = decode::<Note>(&mut BytesMut::from(bytes)).unwrap_err().to_string();
+            let error = decode::<Note>(&mut BytesMut::from(bytes), None).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
     }
@@ -248,11 +302,11 @@ mod tests {
     fn a_length_is_checked_before_anything_is_read_for_it() {
         for length in [FRAME_BYTES_MAX as u32 + 1, u32::MAX] {
             let mut buffer = BytesMut::from(&length.to_le_bytes()[..]);
-            let error = decode::<Note>(&mut buffer).unwrap_err();
+            let error = decode::<Note>(&mut buffer, None).unwrap_err();
             assert_eq!(error, FrameError::TooLong { length: length as usize });
         }
         let mut buffer = BytesMut::from(&(FRAME_BYTES_MAX as u32).to_le_bytes()[..]);
-        assert_eq!(decode::<Note>(&mut buffer), Ok(Err(FRAME_BYTES_MAX)));
+        assert_eq!(decode::<Note>(&mut buffer, None), Ok(Err(FRAME_BYTES_MAX)));
     }
 
     #[test]
@@ -260,7 +314,7 @@ mod tests {
         let mut buffer = frames(&[note(1, b"before")]);
         let whole = buffer.clone();
         let large = note(2, &vec![0; FRAME_BYTES_MAX]);
-        assert!(matches!(encode(&large, &mut buffer), Err(FrameError::TooLong { .. })));
+        assert!(matches!(encode(&large, None, &mut buffer), Err(FrameError::TooLong { .. })));
         assert_eq!(buffer, whole);
     }
 
@@ -275,7 +329,7 @@ mod tests {
             let (mut buffer, mut out) = (BytesMut::new(), Vec::new());
             for piece in frames(&notes).chunks(piece_bytes) {
                 buffer.put_slice(piece);
-                while let Ok(note) = decode::<Note>(&mut buffer).unwrap() {
+                while let Ok(note) = decode::<Note>(&mut buffer, None).unwrap() {
                     out.push(note);
                 }
             }
@@ -286,11 +340,11 @@ mod tests {
         #[test]
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             let mut buffer = BytesMut::from(&bytes[..]);
-            while let Ok(Ok(_)) = decode::<Note>(&mut buffer) {}
+            while let Ok(Ok(_)) = decode::<Note>(&mut buffer, None) {}
             // And again behind a length that is right.
             let mut framed = BytesMut::from(&(bytes.len() as u32).to_le_bytes()[..]);
             framed.put_slice(&bytes);
-            let _ = decode::<Note>(&mut framed);
+            let _ = decode::<Note>(&mut framed, None);
         }
     }
 }

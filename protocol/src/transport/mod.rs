@@ -13,7 +13,7 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use quorate_protocol::transport::{KnownCluster, Link, Listener, Service, serve_channel};
+//! use quorate_protocol::transport::{KnownCluster, Link, Listener, Service, Told, serve_channel};
 //! # mod service {
 //! #[tarpc::service]
 //! pub trait Echo {
@@ -21,6 +21,10 @@
 //! }
 //! # }
 //! # use service::{EchoRequest, EchoResponse};
+//!
+//! // What a traced process would write down of them.
+//! impl Told for EchoRequest {}
+//! impl Told for EchoResponse {}
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -60,6 +64,7 @@
 //! * [`hello`]: magic, version, cluster, store and service, said by both ends before any frame.
 //! * [`frame`]: bounded frames.
 //! * [`wire`]: tarpc's messages in our own form, deadlines clamped on receipt.
+//! * [`told`]: what a traced process writes down, and what messages carry for it.
 //! * [`connection`]: a socket after its hello, as a stream and a sink of messages.
 //! * [`seats`]: how many connections a process takes, and what it holds for all of them.
 //! * [`dial`], [`accept`]: how a connection comes about.
@@ -93,6 +98,7 @@
 pub mod hello;
 pub mod frame;
 pub mod wire;
+pub mod told;
 pub mod connection;
 pub mod seats;
 pub mod dial;
@@ -110,12 +116,14 @@ pub use frame::{FRAME_BYTES_MAX, FrameError};
 pub use hello::{Hello, KnownCluster, PROTOCOL_VERSION, Service};
 pub use link::{CallError, Link};
 pub use serve::{Responder, serve_channel};
+pub use told::Told;
 pub use wire::DEADLINE_MS_MAX;
 
-/// What a service's request and response types are: every one that `tarpc::service` makes is.
-pub trait Message: Serialize + DeserializeOwned + Send + 'static {}
+/// What a service's request and response types are: every one that `tarpc::service` makes is, once
+/// it is said what is [`Told`] of it.
+pub trait Message: Serialize + DeserializeOwned + Told + Send + 'static {}
 
-impl<M: Serialize + DeserializeOwned + Send + 'static> Message for M {}
+impl<M: Serialize + DeserializeOwned + Told + Send + 'static> Message for M {}
 
 /// What a request type is besides.
 pub use tarpc::RequestName as Named;

@@ -296,7 +296,9 @@ mod tests {
         for id in ids {
             let context = context_in(std::time::Duration::from_secs(60));
             let message = Bytes::copy_from_slice(body);
-            ClientMessage::Request(Request { context, id, message }).encode(&mut frames).unwrap();
+            ClientMessage::Request(Request { context, id, message })
+                .encode(None, &mut frames)
+                .unwrap();
         }
         frames
     }
@@ -305,7 +307,7 @@ mod tests {
         let mut frame = BytesMut::new();
         let trace_context = context_in(std::time::Duration::ZERO).trace_context;
         ClientMessage::<Bytes>::Cancel { trace_context, request_id: id }
-            .encode(&mut frame)
+            .encode(None, &mut frame)
             .unwrap();
         frame
     }
@@ -323,7 +325,7 @@ mod tests {
         let mut frame = BytesMut::from(&length.to_le_bytes()[..]);
         frame.resize(4 + length as usize, 0);
         client.read_exact(&mut frame[4..]).await.unwrap();
-        Response::decode(&mut frame).unwrap().unwrap()
+        Response::decode(&mut frame, None).unwrap().unwrap()
     }
 
     #[tokio::test]

@@ -10,28 +10,38 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use quorate_traces::Stamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tarpc::{ClientMessage, Request, Response, ServerError};
 
 use super::frame::{self, FrameError};
+use super::told::{Passing, Told};
 
 /// No call waits longer for its answer; longer deadlines are cut to this by both ends.
 pub const DEADLINE_MS_MAX: u32 = 60_000;
 
 /// A message that has a wire form.
 pub trait Wire: Sized {
-    /// Appends the message to `buffer` as one frame. On an error the buffer is as it was.
+    /// Appends the message to `buffer` as one frame, behind its stamp where it has one. On an error
+    /// the buffer is as it was.
     ///
     /// # Errors
     /// When it is too long, or its types cannot be encoded.
-    fn encode(self, buffer: &mut BytesMut) -> Result<(), FrameError>;
+    fn encode(self, stamp: Option<&Stamp>, buffer: &mut BytesMut) -> Result<(), FrameError>;
 
-    /// Takes one message off `buffer`; `Ok(Err(n))` says that at least `n` more bytes are needed.
+    /// Takes one message off `buffer`, and its stamp where somebody wants it; `Ok(Err(n))` says that
+    /// at least `n` more bytes are needed.
     ///
     /// # Errors
     /// When what is there is no frame of this protocol.
-    fn decode(buffer: &mut BytesMut) -> Result<Result<Self, usize>, FrameError>;
+    fn decode(
+        buffer: &mut BytesMut,
+        stamp: Option<&mut Option<Stamp>>,
+    ) -> Result<Result<Self, usize>, FrameError>;
+
+    /// The message as a traced process sees it pass.
+    fn passing(&self) -> Passing<'_>;
 }
 
 /// From the dialer.
@@ -61,9 +71,9 @@ enum Failure {
 
 impl<Req> Wire for ClientMessage<Req>
 where
-    Req: Serialize + DeserializeOwned,
+    Req: Serialize + DeserializeOwned + Told,
 {
-    fn encode(self, buffer: &mut BytesMut) -> Result<(), FrameError> {
+    fn encode(self, stamp: Option<&Stamp>, buffer: &mut BytesMut) -> Result<(), FrameError> {
         let call = match self {
             Self::Request(Request { context, id, message }) => {
                 let left = context.deadline.saturating_duration_since(Instant::now());
@@ -76,11 +86,14 @@ where
                 return Err(FrameError::Unencodable { what });
             }
         };
-        frame::encode(&call, buffer)
+        frame::encode(&call, stamp, buffer)
     }
 
-    fn decode(buffer: &mut BytesMut) -> Result<Result<Self, usize>, FrameError> {
-        Ok(frame::decode::<Call<Req>>(buffer)?.map(|call| match call {
+    fn decode(
+        buffer: &mut BytesMut,
+        stamp: Option<&mut Option<Stamp>>,
+    ) -> Result<Result<Self, usize>, FrameError> {
+        Ok(frame::decode::<Call<Req>>(buffer, stamp)?.map(|call| match call {
             Call::Request { id, deadline_ms, body } => {
                 let timeout = Duration::from_millis(u64::from(deadline_ms));
                 Self::Request(Request { context: context_in(timeout), id, message: body })
@@ -91,33 +104,56 @@ where
             },
         }))
     }
+
+    fn passing(&self) -> Passing<'_> {
+        match self {
+            Self::Request(Request { id, message, .. }) => {
+                Passing::Request { id: *id, said: message }
+            }
+            Self::Cancel { request_id, .. } => Passing::Cancel { id: *request_id },
+            _ => Passing::Other,
+        }
+    }
 }
 
 impl<Resp> Wire for Response<Resp>
 where
-    Resp: Serialize + DeserializeOwned,
+    Resp: Serialize + DeserializeOwned + Told,
 {
     /// An answer that cannot be encoded fails its own request, not the connection.
-    fn encode(self, buffer: &mut BytesMut) -> Result<(), FrameError> {
+    fn encode(self, stamp: Option<&Stamp>, buffer: &mut BytesMut) -> Result<(), FrameError> {
         let id = self.request_id;
         let failed = |kind, detail| Answer::<Resp>::Failed { id, kind, detail };
         match self.message {
-            Ok(body) => frame::encode(&Answer::Done { id, body }, buffer).or_else(|error| {
+            Ok(body) => frame::encode(&Answer::Done { id, body }, stamp, buffer).or_else(|error| {
                 let detail = format!("the answer could not be sent: {error}");
-                frame::encode(&failed(Failure::Unsendable, detail), buffer)
+                frame::encode(&failed(Failure::Unsendable, detail), stamp, buffer)
             }),
-            Err(error) => frame::encode(&failed(Failure::of(error.kind), error.detail), buffer),
+            Err(error) => {
+                frame::encode(&failed(Failure::of(error.kind), error.detail), stamp, buffer)
+            }
         }
     }
 
-    fn decode(buffer: &mut BytesMut) -> Result<Result<Self, usize>, FrameError> {
-        Ok(frame::decode::<Answer<Resp>>(buffer)?.map(|answer| match answer {
+    fn decode(
+        buffer: &mut BytesMut,
+        stamp: Option<&mut Option<Stamp>>,
+    ) -> Result<Result<Self, usize>, FrameError> {
+        Ok(frame::decode::<Answer<Resp>>(buffer, stamp)?.map(|answer| match answer {
             Answer::Done { id, body } => Self { request_id: id, message: Ok(body) },
             Answer::Failed { id, kind, detail } => {
                 let error = ServerError::new(kind.as_io(), detail);
                 Self { request_id: id, message: Err(error) }
             }
         }))
+    }
+
+    fn passing(&self) -> Passing<'_> {
+        let said = match &self.message {
+            Ok(body) => Ok(body as &dyn Told),
+            Err(error) => Err(error.detail.as_str()),
+        };
+        Passing::Reply { id: self.request_id, said }
     }
 }
 
@@ -163,14 +199,19 @@ pub(crate) fn context_in(timeout: Duration) -> tarpc::context::Context {
 mod tests {
     use super::*;
 
+    // Messages of tests of the transport.
+    impl Told for u32 {}
+    impl Told for bytes::Bytes {}
+
     fn request(deadline_ms: u32) -> BytesMut {
         let mut buffer = BytesMut::new();
-        frame::encode(&Call::Request { id: 1, deadline_ms, body: 7u32 }, &mut buffer).unwrap();
+        frame::encode(&Call::Request { id: 1, deadline_ms, body: 7u32 }, None, &mut buffer)
+            .unwrap();
         buffer
     }
 
     fn deadline(mut frame: BytesMut) -> Instant {
-        match ClientMessage::<u32>::decode(&mut frame) {
+        match ClientMessage::<u32>::decode(&mut frame, None) {
             Ok(Ok(ClientMessage::Request(request))) => request.context.deadline,
             other => panic!("{other:?}"),
         }
@@ -194,7 +235,7 @@ mod tests {
         // variant 0, id 1, a deadline of ten bytes as a u64 would have, body 7
         let payload = [&[0, 0, 1][..], &[0xff; 9], &[1, 7]].concat();
         let frame = [&(payload.len() as u32).to_le_bytes()[..], &payload].concat();
-        let decoded = ClientMessage::<u32>::decode(&mut BytesMut::from(&frame[..]));
+        let decoded = ClientMessage::<u32>::decode(&mut BytesMut::from(&frame[..]), None);
         assert!(matches!(decoded, Err(FrameError::Bad { .. })));
     }
 
@@ -206,8 +247,8 @@ mod tests {
             context.deadline = deadline;
             let mut buffer = BytesMut::new();
             let request = Request { context, id: 1, message: 7u32 };
-            ClientMessage::Request(request).encode(&mut buffer).unwrap();
-            let Ok(Ok(Call::<u32>::Request { deadline_ms, .. })) = frame::decode(&mut buffer)
+            ClientMessage::Request(request).encode(None, &mut buffer).unwrap();
+            let Ok(Ok(Call::<u32>::Request { deadline_ms, .. })) = frame::decode(&mut buffer, None)
             else {
                 panic!("not a request");
             };
@@ -220,14 +261,14 @@ mod tests {
         let mut buffer = BytesMut::new();
         let trace_context = context_in(Duration::ZERO).trace_context;
         let cancel = ClientMessage::<u32>::Cancel { trace_context, request_id: 9 };
-        cancel.encode(&mut buffer).unwrap();
-        let decoded = ClientMessage::<u32>::decode(&mut buffer).unwrap().unwrap();
+        cancel.encode(None, &mut buffer).unwrap();
+        let decoded = ClientMessage::<u32>::decode(&mut buffer, None).unwrap().unwrap();
         assert!(matches!(decoded, ClientMessage::Cancel { request_id: 9, .. }));
 
         for message in [Ok(5u32), Err(unanswered())] {
             let answer = Response { request_id: 3, message };
-            answer.clone().encode(&mut buffer).unwrap();
-            assert_eq!(Response::<u32>::decode(&mut buffer), Ok(Ok(answer)));
+            answer.clone().encode(None, &mut buffer).unwrap();
+            assert_eq!(Response::<u32>::decode(&mut buffer, None), Ok(Ok(answer)));
         }
     }
 
@@ -235,8 +276,8 @@ mod tests {
     fn an_answer_over_the_bound_fails_its_own_request() {
         let body = bytes::Bytes::from(vec![0; frame::FRAME_BYTES_MAX]);
         let mut buffer = BytesMut::new();
-        Response { request_id: 3, message: Ok(body) }.encode(&mut buffer).unwrap();
-        let answer = Response::<bytes::Bytes>::decode(&mut buffer).unwrap().unwrap();
+        Response { request_id: 3, message: Ok(body) }.encode(None, &mut buffer).unwrap();
+        let answer = Response::<bytes::Bytes>::decode(&mut buffer, None).unwrap().unwrap();
         let error = answer.message.unwrap_err();
         assert_eq!(answer.request_id, 3);
         assert!(error.detail.contains("could not be sent"), "{error}");

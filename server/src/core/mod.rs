@@ -152,6 +152,12 @@ impl Core {
         &self.state
     }
 
+    /// Whether an election is under way.
+    #[must_use]
+    pub fn is_electing(&self) -> bool {
+        self.election.is_some()
+    }
+
     /// Takes one event and appends what is to be done to `effects`. After a `Stop` effect
     /// every event is ignored.
     pub fn step(&mut self, now: Moment, event: Event, effects: &mut Vec<Effect>) {

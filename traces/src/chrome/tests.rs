@@ -1,3 +1,5 @@
+use std::fs;
+
 use tracing_subscriber::Registry;
 use tracing_subscriber::prelude::*;
 
@@ -131,43 +133,4 @@ fn a_full_disk_ends_the_trace_and_not_the_process() {
     assert!(shared.failed.load(Ordering::Relaxed));
     writer.write_all(b",\n{\"lost\":2}").unwrap();
     assert!(!shared.enter(100), "no more spans are taken");
-}
-
-#[test]
-fn a_trace_without_a_log_is_named_after_the_process() {
-    let dir = tempfile::tempdir().unwrap();
-    let (layer, trace) = ChromeTrace::start(&dir.path().join("new"), "node-1").unwrap();
-    let subscriber = tracing_subscriber::registry().with(layer);
-    tracing::subscriber::with_default(subscriber, || {
-        tracing::info_span!("step", epoch = 7).in_scope(|| tracing::info!("inside"));
-    });
-    let file = trace.file();
-    let name = format!("node-1-{}.json", std::process::id());
-    assert_eq!(file.file_name().unwrap().to_str().unwrap(), name);
-    drop(trace);
-    let entries = entries(&file);
-    assert!(entries.iter().any(|e| e["name"] == "step" && e["args"]["epoch"] == "7"));
-}
-
-#[test]
-fn a_directory_that_cannot_be_made_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let blocked = dir.path().join("file");
-    fs::write(&blocked, "").unwrap();
-    let Err(error) = ChromeTrace::start::<Registry>(&blocked.join("traces"), "node") else {
-        panic!("started below a plain file");
-    };
-    let text = error.to_string();
-    assert!(text.contains("file/traces") && text.contains("may write to"), "{text}");
-}
-
-#[test]
-fn a_name_that_leaves_the_directory_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    for name in ["", "../node", "a/b"] {
-        assert!(matches!(
-            ChromeTrace::start::<Registry>(dir.path(), name),
-            Err(TraceError::BadName { .. })
-        ));
-    }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use super::clocks::{Counts, with_clocks};
+use super::covering::covering;
 use crate::read::{EventRef, NO_EVENT, Trace, duration, many};
 
 /// No more events are told; of a longer story the beginning.
@@ -17,21 +18,29 @@ const NEAR: usize = 16;
 
 /// Kinds of events that belong to an election: the kind has one of these words in it.
 pub const ELECTION_KINDS: &[&str] = &[
-    "elect",
-    "takeover",
+    "activate",
+    "alert",
     "appoint",
-    "promise",
-    "campaign",
-    "vote",
-    "fence",
-    "suspect",
-    "view",
-    "coordinator",
+    "elect",
+    "is_silent",
+    "prepare",
+    "propose",
+    "report_coordinator",
+    "report_node",
+    "resign",
+    "serving",
     "start",
+    "stepped_down",
     "stop",
+    "takeover",
+    "view_active",
+    "vote",
 ];
 
 /// What is to be told.
+///
+/// To the story of a key or of a request belong the steps in which its entries of a log took part,
+/// with those of others: events that tell of a range of entries (`prev`, `version`, `entries`, `held`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     /// What happened to a key: every event that names it, and of the requests of those.
@@ -164,6 +173,9 @@ fn choose(trace: &Trace, question: &Question) -> BTreeSet<u32> {
             chosen.extend(of_kind.map(|(place, _)| place));
         }
     }
+    if !matches!(question, Question::Kinds(_)) {
+        chosen.extend(covering(trace, &chosen));
+    }
     // A message has two ends, and both belong to the story.
     let mut ends = Vec::new();
     for (place, event) in all().filter(|(_, event)| event.from != NO_EVENT) {
@@ -229,7 +241,7 @@ fn sentence(trace: &Trace, event: EventRef<'_>, receipts: &BTreeMap<u32, Vec<u32
     let kind = event.kind();
     let mut about: Vec<String> = event
         .fields()
-        .filter(|(name, _)| !matches!(*name, "from" | "to" | "dir"))
+        .filter(|(name, _)| !matches!(*name, "from" | "to" | "dir" | "machine" | "boot" | "trace"))
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
     let mut fields = event.fields();
@@ -265,7 +277,7 @@ fn sentence(trace: &Trace, event: EventRef<'_>, receipts: &BTreeMap<u32, Vec<u32
         let lost = if arrived { "" } else { ", and no log says that it arrived" };
         return format!("sent {what} {kind}{to}{about}{lost}");
     }
-    format!("did {kind}{about}")
+    format!("— {}{about}", kind.replace('_', " "))
 }
 
 fn tell_heard(

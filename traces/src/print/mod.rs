@@ -2,6 +2,7 @@
 //! a page.
 
 mod clocks;
+mod covering;
 mod explain;
 mod merge;
 mod page;

@@ -82,14 +82,15 @@ pub fn page(trace: &Trace, title: &str, mut out: impl Write) -> io::Result<()> {
 
 fn process(process: &crate::read::Process) -> Value {
     json!({
-        "name": process.name,
-        "host": process.host,
+        "name": process.host,
+        "host": process.name,
         "incarnation": process.incarnation,
         "role": process.role,
         "node": process.node,
         "lostHead": process.lost_head > 0,
         "lostTail": process.lost_tail,
         "note": process.note,
+        "first": process.lost_head + 1,
     })
 }
 

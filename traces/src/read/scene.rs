@@ -131,7 +131,7 @@ impl Scene {
         let mut scene = Self::new();
         scene.add("client-1", "client", 0).add("node-1", "node", 0);
         scene.after(10).add("node-2", "node", 5_000_000).after(10).add("node-3", "node", 0);
-        scene.recorder("node-1").named("n1", "c0ffee");
+        scene.recorder("node-1").named(Some("n1"), "c0ffee");
         scene.after(30).message("client-1", "node-1", 40, "write", "k");
         scene.after(5).step("node-1", "order", |out| {
             out.field("version", 7).field("key", "k");

@@ -176,7 +176,7 @@ fn of_a_long_life_the_last_files_are_read_and_still_say_whose_they_are() {
     let identity = Identity { role: "node".to_owned(), ..Identity::default() };
     let options = Options { bounds, ..Options::default() };
     let recorder = Recorder::start(dir.path(), "n", identity, options).unwrap();
-    recorder.named("n7", "c1");
+    recorder.named(Some("n7"), "c1");
     for _ in 0..200 {
         recorder.local_event(Level::Info, "step", |_| ());
         recorder.flush();

@@ -223,18 +223,21 @@ impl Recorder {
         }
     }
 
-    /// Records the name the process has been given in a cluster.
-    pub fn named(&self, node: &str, cluster: &str) {
+    /// Records the cluster that the process belongs to, and its name there where it has one.
+    pub fn named(&self, node: Option<&str>, cluster: &str) {
         if self.0.is_off() {
             return;
         }
         {
             let identity = &mut lock(&self.0.state).identity;
-            identity.node = Some(node.to_owned());
+            identity.node = node.map(str::to_owned);
             identity.cluster = Some(cluster.to_owned());
         }
         self.0.record(Level::Info, "named", None, false, |out| {
-            out.field("node", node).field("cluster", cluster);
+            if let Some(node) = node {
+                out.field("node", node);
+            }
+            out.field("cluster", cluster);
         });
     }
 

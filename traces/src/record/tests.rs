@@ -97,7 +97,7 @@ fn every_file_begins_with_who_it_is_and_no_count_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let bounds = Bounds { part_bytes: 2000, parts: 3 };
     let recorder = start(dir.path(), "n", Options { bounds, ..Options::default() });
-    recorder.named("n7", "c1");
+    recorder.named(Some("n7"), "c1");
     for _ in 0..200 {
         recorder.local_event(Level::Info, "step", |_| ());
         recorder.flush();
