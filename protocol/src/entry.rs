@@ -57,7 +57,7 @@ impl Token {
 /// Short: the client's own eight digits are enough to tell it from the others of a trace.
 impl fmt::Display for TokenId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}.{}", self.client.0 >> 96, self.request.0)
+        write!(f, "{:08x}.{}", (self.client.0 >> 96) as u32, self.request.0)
     }
 }
 

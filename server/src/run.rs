@@ -242,12 +242,12 @@ impl Shell {
         let micros = self.started.elapsed().as_micros();
         let now = Moment(u64::try_from(micros).expect("a process lives less than 500,000 years"));
         let before = self.core.state().active.as_ref().map(|view| view.epoch);
-        let happened = tracing::enabled!(tracing::Level::DEBUG).then(|| format!("{event:?}"));
+        let happened = tracing::enabled!(tracing::Level::TRACE).then(|| format!("{event:?}"));
         let mut effects = std::mem::take(&mut self.effects);
         self.core.step(now, event, &mut effects);
         if let Some(event) = happened.filter(|_| !effects.is_empty()) {
             let effects: Vec<_> = effects.iter().map(brief).collect();
-            debug!(event, effects = effects.join("; "), "step");
+            tracing::trace!(event, effects = effects.join("; "), "step");
         }
         self.watch_election();
         match &self.core.state().active {

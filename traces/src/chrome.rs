@@ -3,6 +3,9 @@
 //! tracing-chrome does the writing, in a thread of its own. This module stands around it where a
 //! process that is to run for long, and to be killed, needs more:
 //!
+//! * Its thread waits for each span, and whoever ends one has to wake it, which costs more than the
+//!   span: here it rests in its own flush, for [`FLUSH_EVERY`] at a time, and finds at once what
+//!   came meanwhile.
 //! * Its queue has no end: here what is under way is counted, and over a bound whole spans are
 //!   left out, and counted too.
 //! * It keeps the last 8 KiB to itself: here it is told to write every [`FLUSH_EVERY`], so that
@@ -42,7 +45,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -120,8 +123,18 @@ struct Shared {
     /// Of the file that is written now.
     bytes: AtomicU64,
     failed: AtomicBool,
-    ended: Mutex<bool>,
-    ends: Condvar,
+    pace: Mutex<Pace>,
+    paces: Condvar,
+}
+
+/// How the writing thread and the one that looks after it go on together.
+#[derive(Default)]
+struct Pace {
+    ended: bool,
+    /// The writing thread has rested, and wants to be told to again.
+    asked: bool,
+    /// How often it has been told to and has not begun.
+    told: u32,
 }
 
 impl ChromeTrace {
@@ -175,8 +188,8 @@ impl ChromeTrace {
 
 impl Drop for ChromeTrace {
     fn drop(&mut self) {
-        *self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.shared.ends.notify_all();
+        self.shared.pace().ended = true;
+        self.shared.paces.notify_all();
         if let Some(keeper) = self.keeper.take() {
             // It panics only where tracing-chrome's thread has; then the trace is what it is.
             let _ = keeper.join();
@@ -193,16 +206,36 @@ impl Shared {
             left_out: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             failed: AtomicBool::new(false),
-            ended: Mutex::new(false),
-            ends: Condvar::new(),
+            pace: Mutex::new(Pace { asked: true, ..Pace::default() }),
+            paces: Condvar::new(),
         }
     }
 
-    /// Waits until it is time to flush; `false` when the trace ends.
-    fn wait(&self) -> bool {
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.ends.wait_timeout_while(ended, FLUSH_EVERY, |ended| !*ended);
-        !*waited.unwrap_or_else(PoisonError::into_inner).0
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a while, or for less where this holds.
+    fn wait_for(&self, mut holds: impl FnMut(&Pace) -> bool) -> MutexGuard<'_, Pace> {
+        let waits = |pace: &mut Pace| !pace.ended && !holds(pace);
+        let waited = self.paces.wait_timeout_while(self.pace(), FLUSH_EVERY, waits);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// The writing thread rests, so that nobody has to wake it, and goes on when the next rest is in
+    /// its line.
+    fn rest(&self) {
+        {
+            let mut pace = self.pace();
+            pace.told = pace.told.saturating_sub(1);
+        }
+        let mut pace = self.wait_for(|_| false);
+        if pace.told == 0 && !pace.ended {
+            pace.asked = true;
+            drop(pace);
+            self.paces.notify_all();
+            drop(self.wait_for(|pace| pace.told > 0));
+        }
     }
 
     /// Counts one message into the queue, where there is room.
@@ -229,12 +262,18 @@ struct Keeper {
 
 impl Keeper {
     fn run(mut self) {
-        let (mut flushed, mut failed, mut short) = (0, false, false);
-        while self.shared.wait() {
-            let sent = self.shared.sent.load(Ordering::Relaxed);
-            if sent != flushed {
-                self.guard.flush();
-                flushed = sent;
+        let (mut failed, mut short) = (false, false);
+        loop {
+            {
+                let mut pace = self.shared.wait_for(|pace| pace.asked);
+                if pace.ended {
+                    break;
+                }
+                if std::mem::take(&mut pace.asked) {
+                    self.guard.flush();
+                    pace.told += 1;
+                    self.shared.paces.notify_all();
+                }
             }
             if self.parts.full(self.shared.bytes.load(Ordering::Relaxed)) {
                 self.next_file();
@@ -403,6 +442,7 @@ impl Write for SpanFile {
 
     fn flush(&mut self) -> io::Result<()> {
         // A file has nothing to flush: every write has reached the system.
+        self.shared.rest();
         Ok(())
     }
 }

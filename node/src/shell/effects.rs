@@ -345,7 +345,8 @@ impl Shell {
     pub(super) fn step_coordinator(&mut self, event: Coordination) {
         let now = self.clock.now();
         let Some(coordinator) = &mut self.coordinator else { return };
-        self.timeline.told(&event, coordinator.view().members.write_quorum());
+        // Its own copy is the one that the others are asked to confirm.
+        self.timeline.told(&event, coordinator.view().members.write_quorum() - 1);
         let log_has_room = self.log_bytes <= self.node.settings().log_bytes_max;
         let here = Here {
             state: &self.state,

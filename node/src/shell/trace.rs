@@ -30,7 +30,7 @@ pub(super) struct Timeline {
     unanswered: BTreeMap<Ticket, TokenId>,
     /// From when a batch is ordered until its last entry is committed.
     committing: VecDeque<(Version, Span)>,
-    /// From when a round is asked until a majority has answered, and how many have.
+    /// From when a round is asked until it is decided, and how many have answered.
     rounds: BTreeMap<u64, (Span, usize)>,
     takeover: Option<Span>,
 }
@@ -100,7 +100,7 @@ impl Timeline {
     }
 
     /// A member's answer has come; so many of them decide.
-    pub(super) fn told(&mut self, event: &Event, majority: usize) {
+    pub(super) fn told(&mut self, event: &Event, enough: usize) {
         let Event::Appended {
             answer: Ok(Appended::Held { round: Some(RoundAnswer { number, .. }), .. }),
             ..
@@ -110,7 +110,7 @@ impl Timeline {
         };
         let Some((_, answers)) = self.rounds.get_mut(number) else { return };
         *answers += 1;
-        if *answers >= majority {
+        if *answers >= enough {
             self.rounds.remove(number);
         }
     }

@@ -138,10 +138,10 @@ impl Story {
                     out.field("to", address);
                 }
                 Peer::Traced(host) => {
-                    out.field("to", host);
+                    out.word("to", host.as_str());
                 }
                 Peer::Untraced => {
-                    out.field("peer", "untraced");
+                    out.word("peer", "untraced");
                 }
             }
             call.tell(passing, out);
@@ -168,7 +168,7 @@ impl Story {
                 self.recorder.unpack_receive(stamp, call.level, kind, say);
             }
             None => self.recorder.local_event(call.level, kind, |out| {
-                out.field("peer", "untraced");
+                out.word("peer", "untraced");
                 call.tell(passing, out);
             }),
         }
@@ -213,7 +213,7 @@ impl Call {
 
     fn tell(&self, passing: &Passing<'_>, out: &mut Fields<'_>) {
         let is_request = matches!(passing, Passing::Request { .. });
-        out.field("rpc", self.rpc).field("dir", if is_request { "request" } else { "reply" });
+        out.word("rpc", self.rpc).word("dir", if is_request { "request" } else { "reply" });
         if let Some(key) = &self.key {
             out.field("key", key);
         }

@@ -43,6 +43,19 @@ impl<'a> Fields<'a> {
         self
     }
 
+    /// Says `name=word`, where the word is known to be one: letters, digits and what stands between
+    /// them.
+    pub fn word(&mut self, name: &str, word: &str) -> &mut Self {
+        debug_assert!(word.bytes().all(|b| b.is_ascii_graphic() && b != b'"'), "{word:?}");
+        if self.out.len() <= EVENT_BYTES_MAX {
+            self.out.push(b' ');
+            self.out.extend_from_slice(name.as_bytes());
+            self.out.push(b'=');
+            self.out.extend_from_slice(word.as_bytes());
+        }
+        self
+    }
+
     /// Says free words, the last thing said of an event. Line ends become spaces.
     pub fn words(&mut self, words: impl Display) -> &mut Self {
         if self.out.len() > EVENT_BYTES_MAX {

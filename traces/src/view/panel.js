@@ -229,7 +229,7 @@ class Panel {
     const part = (t) => Math.max(0, Math.min(1, (t - from) / (to - from || 1)));
     const [a, b] = [part(start), part(end)];
     const length = duration(end - start);
-    const late = a > 0.6 && b > 0.72;
+    const late = b > 0.72 && (a > 0.6 || b - a < 0.3);
     const place = b < 0.72 ? `left:${b * 100}%` : late ? `right:${(1 - a) * 100}%` : `right:${(1 - b) * 100}%;color:var(--canvas)`;
     const bar = make("i", { style: `left:${a * 100}%;width:${(b - a) * 100}%` });
     const name = trace.strings[spans.name[s]];
