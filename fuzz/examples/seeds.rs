@@ -38,11 +38,12 @@ use quorate_protocol::rpc::store::{
 };
 use quorate_protocol::settings::Settings;
 use quorate_protocol::transport::wire::Wire;
-use quorate_protocol::transport::{Hello, Service};
+use quorate_protocol::transport::{Hello, Service, Told};
 use quorate_protocol::version::{Promise, Version};
 use quorate_protocol::view::{Directory, Members, Registration, View};
 use quorate_server::core::state::{Ended, Kind, Proposed, State};
 use quorate_server::store;
+use quorate_traces::{Host, Stamp, VectorClock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::{ClientMessage, Request, Response};
@@ -141,16 +142,26 @@ fn hellos(seeds: &Seeds) {
     }
 }
 
-/// A message as a frame, and, for the switch that frames it anew, without its first five bytes.
+/// What a message of a traced process carries.
+fn stamp() -> Stamp {
+    let host = Host::new("node-1.2").expect("a host");
+    let mut clock = VectorClock::new();
+    clock.tick(&host);
+    clock.tick(&Host::new("client-0c0ffee0.1").expect("a host"));
+    Stamp::of(&host, &clock).expect("it counts itself")
+}
+
+/// A message as a frame, with a stamp or without, and, for the switch that frames it anew, without its first five bytes.
 fn message(seeds: &Seeds, choice: u8, number: usize, message: impl Wire) {
     let mut frame = BytesMut::new();
-    message.encode(&mut frame).expect("a seed is short");
+    let stamp = number.is_multiple_of(2).then(stamp);
+    message.encode(stamp.as_ref(), &mut frame).expect("a seed is short");
     seeds.put("messages", &format!("{choice:02}-{number}"), &[&[choice], &frame]);
     let payload = frame.get(5..).expect("a frame has a head");
     seeds.put("messages", &format!("{choice:02}-{number}-payload"), &[&[choice | 0x80], payload]);
 }
 
-fn request<M: Serialize + DeserializeOwned>(seeds: &Seeds, choice: u8, requests: Vec<M>) {
+fn request<M: Serialize + DeserializeOwned + Told>(seeds: &Seeds, choice: u8, requests: Vec<M>) {
     for (number, body) in requests.into_iter().enumerate() {
         let mut context = tarpc::context::current();
         context.deadline = Instant::now();
@@ -161,7 +172,7 @@ fn request<M: Serialize + DeserializeOwned>(seeds: &Seeds, choice: u8, requests:
     message(seeds, choice, 99, ClientMessage::<M>::Cancel { trace_context, request_id: 3 });
 }
 
-fn answer<M: Serialize + DeserializeOwned>(seeds: &Seeds, choice: u8, answers: Vec<M>) {
+fn answer<M: Serialize + DeserializeOwned + Told>(seeds: &Seeds, choice: u8, answers: Vec<M>) {
     for (number, body) in answers.into_iter().enumerate() {
         message(seeds, choice, number, Response { request_id: 3, message: Ok(body) });
     }
@@ -268,10 +279,10 @@ fn requests(seeds: &Seeds) {
             StoreRequest::Status {},
         ],
     );
-    let mut clock = quorate_traces::VectorClock::new();
-    let host = quorate_traces::Host::new("n1").expect("a name");
+    let mut clock = VectorClock::new();
+    let host = Host::new("n1").expect("a name");
     clock.tick(&host);
-    let stamp = quorate_traces::Stamp::of(&host, &clock).expect("one host");
+    let stamp = Stamp::of(&host, &clock).expect("one host");
     seeds.put("messages", "12-stamp", &[&[12], &postcard::to_stdvec(&stamp).expect("short")]);
 }
 

@@ -1,7 +1,8 @@
 //! Frames and the messages in them: every request and every answer of every service, and stamps.
 //!
-//! A message that is taken comes back the same when it is sent on; a frame cut short is waited for,
-//! and never taken; and no message takes much more memory than its frame.
+//! A message that is taken comes back the same when it is sent on, and its stamp too; a frame cut
+//! short is waited for, and never taken; no message takes much more memory than its frame; and
+//! whatever is in it, a traced process tells it on one line.
 
 #![no_main]
 
@@ -18,9 +19,11 @@ use quorate_protocol::rpc::heartbeat::{HeartbeatRequest, HeartbeatResponse};
 use quorate_protocol::rpc::registry::{RegistryRequest, RegistryResponse};
 use quorate_protocol::rpc::replica::{ReplicaRequest, ReplicaResponse};
 use quorate_protocol::rpc::store::{StoreRequest, StoreResponse};
-use quorate_protocol::transport::FrameError;
+use quorate_protocol::transport::told::Passing;
 use quorate_protocol::transport::wire::Wire;
-use quorate_traces::Stamp;
+use quorate_protocol::transport::{FrameError, Told};
+use quorate_traces::record::EVENT_BYTES_MAX;
+use quorate_traces::{Fields, Stamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::{ClientMessage, Response};
@@ -40,7 +43,7 @@ trait Still: Wire {
     fn still(self) -> Self;
 }
 
-impl<M: Serialize + DeserializeOwned> Still for ClientMessage<M> {
+impl<M: Serialize + DeserializeOwned + Told> Still for ClientMessage<M> {
     fn still(mut self) -> Self {
         if let Self::Request(request) = &mut self {
             request.context.deadline = Instant::now();
@@ -49,23 +52,39 @@ impl<M: Serialize + DeserializeOwned> Still for ClientMessage<M> {
     }
 }
 
-impl<M: Serialize + DeserializeOwned> Still for Response<M> {
+impl<M: Serialize + DeserializeOwned + Told> Still for Response<M> {
     fn still(self) -> Self {
         self
     }
 }
 
-fn decode<M: Wire>(buffer: &mut BytesMut) -> Result<Result<M, usize>, FrameError> {
-    let bytes = buffer.len();
-    let (decoded, most) = heap::measured(|| M::decode(buffer));
+fn decode<M: Wire>(buffer: &mut BytesMut) -> Result<Result<(M, Option<Stamp>), usize>, FrameError> {
+    let (bytes, mut stamp) = (buffer.len(), None);
+    let (decoded, most) = heap::measured(|| M::decode(buffer, Some(&mut stamp)));
     assert!(most <= HEAP_BYTES_FREE + bytes * HEAP_FACTOR_MAX, "{bytes} bytes took {most}");
-    decoded
+    Ok(decoded?.map(|message| (message, stamp)))
 }
 
-fn encode<M: Still>(message: M) -> BytesMut {
+fn encode<M: Still>(message: M, stamp: Option<&Stamp>) -> BytesMut {
     let mut frame = BytesMut::new();
-    message.still().encode(&mut frame).expect("what came in a frame fits into one");
+    message.still().encode(stamp, &mut frame).expect("what came in a frame fits into one");
     frame
+}
+
+/// What is told of a message stands on its line, and ends.
+fn tell(message: &impl Wire) {
+    let mut said = Vec::new();
+    let mut out = Fields::new(&mut said);
+    match message.passing() {
+        Passing::Request { said, .. } | Passing::Reply { said: Ok(said), .. } => {
+            said.tell(&mut out)
+        }
+        Passing::Reply { said: Err(why), .. } => {
+            out.field("failed", why);
+        }
+        Passing::Cancel { .. } | Passing::Other => {}
+    }
+    assert!(!said.contains(&b'\n') && said.len() < 2 * EVENT_BYTES_MAX);
 }
 
 fn check<M: Still>(frame: &[u8]) {
@@ -76,19 +95,21 @@ fn check<M: Still>(frame: &[u8]) {
             assert!(missing > 0, "more is wanted");
             assert_eq!(buffer, frame, "what is not whole stays");
         }
-        Ok(Ok(message)) => {
+        Ok(Ok((message, stamp))) => {
             let whole = frame.len() - buffer.len();
             for cut in [0, 3, 4, whole / 2, whole - 1] {
-                let short = M::decode(&mut BytesMut::from(&frame[..cut.min(whole - 1)]));
+                let short = M::decode(&mut BytesMut::from(&frame[..cut.min(whole - 1)]), None);
                 assert!(matches!(short, Ok(Err(_))), "cut to {cut} of {whole} bytes");
             }
-            let once = encode(message);
+            tell(&message);
+            let once = encode(message, stamp.as_ref());
             assert!(once.len() <= whole, "longer than what it came from");
             let mut left = once.clone();
-            let again =
+            let (again, same) =
                 decode::<M>(&mut left).expect("our own").unwrap_or_else(|_| panic!("whole"));
             assert!(left.is_empty());
-            assert_eq!(encode(again), once);
+            assert_eq!(same, stamp);
+            assert_eq!(encode(again, same.as_ref()), once);
         }
     }
 }

@@ -17,7 +17,9 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    pub(crate) fn new(out: &'a mut Vec<u8>) -> Self {
+    /// What is said is appended to this. A recorder makes one for each of its events.
+    #[must_use]
+    pub fn new(out: &'a mut Vec<u8>) -> Self {
         Self { out }
     }
 
