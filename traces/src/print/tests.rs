@@ -251,3 +251,64 @@ proptest! {
         }
     }
 }
+
+/// From its ordering on, a request is one of many entries; the story of it goes on with theirs.
+#[test]
+fn a_story_goes_on_with_the_entries_that_a_request_became() {
+    let mut scene = Scene::new();
+    scene.add("node-1", "node", 0).add("node-2", "node", 0);
+    for (number, key) in [(1, "a"), (2, "b"), (3, "a")] {
+        scene.after(10).step("node-1", "order", |out| {
+            out.field("key", key).field("request", format!("c1..0.{number}"));
+            out.field("version", format!("4.{}", 6 + number));
+        });
+    }
+    let append = |scene: &mut Scene, prev: u64, entries: u64| {
+        let recorder = scene.recorder("node-1").clone();
+        let stamp = recorder.prepare_send(crate::Level::Debug, "append", |out| {
+            out.field("to", "node-2.1")
+                .field("prev", format!("4.{prev}"))
+                .field("entries", entries);
+        });
+        scene.after(10).recorder("node-2").unpack_receive(
+            &stamp.unwrap(),
+            crate::Level::Debug,
+            "append",
+            |out| {
+                out.field("prev", format!("4.{prev}")).field("entries", entries);
+            },
+        );
+    };
+    append(&mut scene, 6, 2);
+    append(&mut scene, 8, 1);
+    append(&mut scene, 9, 0);
+    for (prev, last) in [(6, 8), (8, 9)] {
+        scene.after(10).step("node-2", "fsync", |out| {
+            out.field("prev", format!("4.{prev}")).field("version", format!("4.{last}"));
+        });
+    }
+    for last in [6, 8, 9, 12] {
+        scene.after(10).step("node-1", "commit", |out| {
+            out.field("version", format!("4.{last}"));
+        });
+    }
+    scene.end(&[]);
+    let trace = scene.load();
+    let told = |request: &str| {
+        let story = explained(&trace, &Question::Request(request.to_owned()));
+        let steps =
+            story.lines().filter_map(|line| line.split_once(": ").map(|it| it.1.to_owned()));
+        let steps = steps.filter(|step| step.contains("4."));
+        steps.map(|step| step.replace("request=c1..0.", "r")).collect::<Vec<_>>()
+    };
+    let both = "prev=4.6, entries=2";
+    assert_eq!(
+        told("c1..0.2"),
+        ["key=b, r2, version=4.8", both, both, "prev=4.6, version=4.8", "version=4.8",]
+    );
+    // The story of a key has all of its entries, and each step once.
+    let story = explained(&trace, &Question::Key("a".to_owned()));
+    for (part, times) in [("— order", 2), ("— fsync", 2), ("— commit", 2), ("entries=0", 0)] {
+        assert_eq!(story.matches(part).count(), times, "{part} in\n{story}");
+    }
+}
