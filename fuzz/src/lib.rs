@@ -8,7 +8,7 @@
 //! * [`mend`]: right checksums around bytes that are otherwise left as they are.
 //! * [`directory`]: a log's directory as an input.
 //!
-//! The seeds are written by `examples/seeds.rs`, with the encoders of the product.
+//! The seeds are written by `examples/seeds/`, with the encoders of the product.
 
 pub mod directory;
 pub mod mend;
