@@ -10,6 +10,7 @@
 //!
 //! Without the feature `trace` no connection has a recorder, and nothing of this is left.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
@@ -78,6 +79,7 @@ enum Peer {
     Untraced,
 }
 
+#[derive(Clone)]
 struct Call {
     rpc: &'static str,
     level: Level,
@@ -127,8 +129,8 @@ impl Story {
 
     /// Records that a message is about to leave; it is to carry the stamp.
     pub(crate) fn sends(&mut self, passing: &Passing<'_>) -> Option<Stamp> {
-        let call = self.call(passing)?;
-        let Self { recorder, peer, gathered, .. } = self;
+        let Self { recorder, peer, calls, gathered } = self;
+        let call = call(calls, passing)?;
         *gathered = true;
         let kind = kind(call.rpc);
         let say = |out: &mut Fields<'_>| {
@@ -155,19 +157,20 @@ impl Story {
 
     /// Records that a message has come.
     pub(crate) fn receives(&mut self, passing: &Passing<'_>, stamp: Option<&Stamp>) {
-        let Some(call) = self.call(passing) else { return };
-        match (stamp, &self.peer) {
+        let Self { recorder, peer, calls, .. } = self;
+        let Some(call) = call(calls, passing) else { return };
+        match (stamp, &*peer) {
             (Some(stamp), Peer::Traced(host)) if host == stamp.host() => {}
-            (Some(stamp), _) => self.peer = Peer::Traced(stamp.host().clone()),
-            (None, _) => self.peer = Peer::Untraced,
+            (Some(stamp), _) => *peer = Peer::Traced(stamp.host().clone()),
+            (None, _) => *peer = Peer::Untraced,
         }
         let kind = kind(call.rpc);
         match stamp {
             Some(stamp) => {
                 let say = |out: &mut Fields<'_>| call.tell(passing, out);
-                self.recorder.unpack_receive(stamp, call.level, kind, say);
+                recorder.unpack_receive(stamp, call.level, kind, say);
             }
-            None => self.recorder.local_event(call.level, kind, |out| {
+            None => recorder.local_event(call.level, kind, |out| {
                 out.word("peer", "untraced");
                 call.tell(passing, out);
             }),
@@ -180,24 +183,24 @@ impl Story {
             self.recorder.flush();
         }
     }
+}
 
-    /// What a message belongs to: a request begins a call, a reply ends one.
-    fn call(&mut self, passing: &Passing<'_>) -> Option<Call> {
-        match passing {
-            Passing::Request { id, said } => {
-                if self.calls.len() >= IN_FLIGHT_MAX {
-                    self.calls.pop_first();
-                }
-                self.calls.insert(*id, Call::of(*said));
-                Some(Call::of(*said))
+/// What a message belongs to: a request begins a call, a reply ends one.
+fn call<'a>(calls: &'a mut BTreeMap<u64, Call>, passing: &Passing<'_>) -> Option<Cow<'a, Call>> {
+    match passing {
+        Passing::Request { id, said } => {
+            if calls.len() >= IN_FLIGHT_MAX {
+                calls.pop_first();
             }
-            Passing::Reply { id, .. } => self.calls.remove(id),
-            Passing::Cancel { id } => {
-                self.calls.remove(id);
-                None
-            }
-            Passing::Other => None,
+            calls.insert(*id, Call::of(*said));
+            calls.get(id).map(Cow::Borrowed)
         }
+        Passing::Reply { id, .. } => calls.remove(id).map(Cow::Owned),
+        Passing::Cancel { id } => {
+            calls.remove(id);
+            None
+        }
+        Passing::Other => None,
     }
 }
 
