@@ -346,6 +346,24 @@ async fn a_request_over_the_bound_is_refused_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
+async fn a_connection_that_ends_between_calls_is_said_to() {
+    let mut process = Process::start("127.0.0.1:0").await;
+    let link = link(&process.address);
+    assert!(futures::poll!(Box::pin(link.broken())).is_pending(), "none was made");
+    let answers = async {
+        let (number, responder) = process.next().await;
+        responder.send(ProbeResponse::Probe(number));
+    };
+    let (outcome, ()) = tokio::join!(call(&link, 1), answers);
+    assert_eq!(outcome, Ok(1));
+    let mut broken = Box::pin(link.broken());
+    assert!(futures::poll!(&mut broken).is_pending(), "it stands");
+    process.stop().await;
+    within(broken).await;
+    within(link.broken()).await;
+}
+
+#[tokio::test]
 async fn a_link_finds_a_process_that_was_restarted() {
     let (_held, address) = reserved();
     let mut process = Process::start(&address).await;

@@ -29,7 +29,8 @@ const PATIENCE_BEATS: u32 = 3;
 /// How long a call waits for its answer at least: an answer that comes late was still heard.
 const PATIENCE_MIN: Duration = Duration::from_millis(200);
 
-/// How soon a node whose connection broke is asked again.
+/// How soon a node whose connection broke is asked again: by then a process that is ending has
+/// closed its port too.
 const ASK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What the core thread publishes, and what was heard.
@@ -225,6 +226,76 @@ async fn call(
             }
             Ok(Err(_)) | Err(_) => {}
         }
-        tokio::time::sleep(board.interval().saturating_sub(begun.elapsed())).await;
+        let rest = board.interval().saturating_sub(begun.elapsed());
+        if !answered {
+            tokio::time::sleep(rest).await;
+        } else if timeout(rest, link.broken()).await.is_ok() {
+            // It hung up between two beats.
+            answered = false;
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_protocol::ids::{ClusterId, History};
+    use quorate_protocol::transport::Listener;
+    use quorate_protocol::version::{Promise, Version};
+    use quorate_protocol::view::View;
+
+    use super::*;
+
+    const PEER: StoreId = StoreId(7);
+
+    fn beat() -> Beat {
+        Beat {
+            node: NodeId(1),
+            store: PEER,
+            address: "here:1".to_owned(),
+            history: History(0),
+            promised: Promise::default(),
+            view: View::default(),
+            position: Version::ZERO,
+            leaving: false,
+            settings: 0,
+            lost_server: false,
+        }
+    }
+
+    /// The next beat is a minute away; the silence of a process that is gone is not.
+    #[tokio::test]
+    async fn a_peer_that_is_gone_is_noticed_between_two_beats() {
+        let cluster = KnownCluster::new(ClusterId(1));
+        let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut listener = Listener::over(port, Service::OF_NODE, cluster.clone(), PEER);
+        let address = listener.local_address().unwrap().to_string();
+        let ours = Board::new();
+        ours.publish(Some(beat()));
+        ours.set_interval(Duration::from_secs(60));
+        let (inbox, mut inputs) = Inbox::new();
+        let link = Link::to_store(PEER, address, Service::Heartbeat, cluster);
+        let calling = tokio::spawn(call(NodeId(2), link, Arc::clone(&ours), inbox));
+
+        let accepted = listener.accept().await.unwrap();
+        let connection = accepted.into_connection::<HeartbeatRequest, HeartbeatResponse>();
+        let serving = tokio::spawn(serve_channel(connection, |request, responder| {
+            let HeartbeatRequest::Beat { beat } = request;
+            responder.send(HeartbeatResponse::Beat(beat));
+        }));
+        let patience = Duration::from_secs(20);
+        timeout(patience, async {
+            while ours.take_heard().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("it answers the first beat");
+
+        drop(listener);
+        serving.abort();
+        let input = timeout(patience, inputs.recv()).await.expect("it is asked at once");
+        assert!(matches!(input, Some(Input::Node(Event::RefusedBy(NodeId(2))))));
+        calling.abort();
     }
 }

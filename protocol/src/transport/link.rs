@@ -22,8 +22,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tarpc::client::{Channel, RpcError};
-use tokio::sync::Mutex;
-use tokio::task::JoinHandle;
+use tokio::sync::{Mutex, watch};
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::dial::{ConnectError, connect, spawn_client};
@@ -145,7 +145,9 @@ enum Phase<Req, Resp> {
 /// A connection that stands, or stood a moment ago.
 struct Up<Req, Resp> {
     channel: Channel<Req, Resp>,
-    task: JoinHandle<()>,
+    task: AbortHandle,
+    /// Its sender is gone when the connection is.
+    ended: watch::Receiver<()>,
     /// How many messages have arrived over it.
     heard: Arc<AtomicU64>,
     /// One more than what `heard` was when a call timed out in silence; zero if none did.
@@ -269,6 +271,20 @@ impl<Req: Message + Named, Resp: Message> Link<Req, Resp> {
         }
     }
 
+    /// Comes when the connection that was last made has ended; never where there was none, or while
+    /// one is being made. That a process hangs up is no proof of anything; it is a reason to ask.
+    pub async fn broken(&self) {
+        let ended = match &self.shared.state.lock().await.phase {
+            Phase::Up(up) => Some(up.ended.clone()),
+            Phase::Down | Phase::Dialing(..) => None,
+        };
+        match ended {
+            // It fails, for nothing is ever sent.
+            Some(mut ended) => drop(ended.changed().await),
+            None => std::future::pending().await,
+        }
+    }
+
     /// The answer was to another call: the peer is not what it says it is.
     #[must_use]
     pub fn wrong_answer(&self) -> CallError {
@@ -378,8 +394,14 @@ impl<Req: Message + Named, Resp: Message> Shared<Req, Resp> {
             let timeout = Duration::from_millis(DIAL_TIMEOUT_MS);
             let connection = connect::<Req, Resp>(&address, hello, timeout).await?;
             let heard = connection.heard();
-            let (channel, task) = spawn_client(connection);
-            Ok(Up { channel, task, heard, silent_at: AtomicU64::new(0) })
+            let (channel, carrying) = spawn_client(connection);
+            let task = carrying.abort_handle();
+            let (stands, ended) = watch::channel(());
+            tokio::spawn(async move {
+                let _ = carrying.await;
+                drop(stands);
+            });
+            Ok(Up { channel, task, ended, heard, silent_at: AtomicU64::new(0) })
         }
     }
 }
