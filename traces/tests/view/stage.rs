@@ -59,7 +59,7 @@ impl Stage {
                look();
              }})"
         );
-        assert_eq!(self.run(&done), true, "waited for {condition}; {:#}", self.state());
+        assert_eq!(self.run(&done), true, "waited for {condition}");
     }
 
     pub(crate) fn picture(&mut self, name: &str) {
