@@ -233,7 +233,8 @@ impl<W: Write> Merging<W> {
         }
     }
 
-    /// One end of a span. The id is a number of the whole trace: those of the processes repeat.
+    /// One end of a span, which is of its process: Perfetto would show others apart from it. The id is
+    /// a number of the whole trace all the same, for viewers that do not tell processes apart.
     fn asynchronous(
         &mut self,
         phase: char,
@@ -246,7 +247,7 @@ impl<W: Write> Merging<W> {
         let category = if span.category.is_empty() { "span" } else { &span.category };
         write!(
             self.out,
-            ",\"id\":\"{:#x}\",\"cat\":{},\"name\":{},\"args\":{}}}",
+            ",\"id2\":{{\"local\":\"{:#x}\"}},\"cat\":{},\"name\":{},\"args\":{}}}",
             span.id,
             json!(category),
             json!(span.name),

@@ -121,7 +121,7 @@ impl<'a> Seen<'a> {
 
     /// Both ends of a span have its id, category and name, and no other span has the id.
     fn asynchronous(&mut self, event: &'a Value, phase: &str, at: i64, process: u64) {
-        let id = text(event, "id");
+        let id = text(&event["id2"], "local");
         let key = (process, text(event, "cat"), id);
         if phase == "b" {
             self.spans += 1;
