@@ -6,10 +6,14 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use quorate_protocol::transport::told;
 use quorate_traces::chrome::{SpanLayer, SpanOptions};
+use quorate_traces::record::OnTrouble;
 use quorate_traces::{ChromeTrace, EventLayer, Identity, Options, Recorder};
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
@@ -18,8 +22,9 @@ use crate::args::Tracing;
 use crate::exit::Failure;
 use crate::output::talk;
 
-/// What a trace has of events and spans: our own. Which events, the log's own level says.
-const TRACED: &str = "off,quorate=trace";
+/// What a trace has of spans, and of events: our own.
+const SPANS: &str = "off,quorate=trace";
+const EVENTS: &str = "off,quorate=debug";
 
 /// How much of a process's name is kept, so that its incarnation fits behind it.
 const NAME_BYTES_MAX: usize = 48;
@@ -102,21 +107,22 @@ fn write(
     name: &str,
     identity: Identity,
 ) -> Result<(Layers, Guard), quorate_traces::TraceError> {
-    let on_trouble: quorate_traces::record::OnTrouble =
-        std::sync::Arc::new(|why| talk(&format!("careful: {why}")));
+    let said = AtomicBool::new(false);
+    // The log and the spans have one disk: what befalls both is said once.
+    let on_trouble: OnTrouble = Arc::new(move |why| {
+        if !said.swap(true, Ordering::Relaxed) {
+            talk(&format!("careful: {why}"));
+        }
+    });
     let options = Options { on_trouble: Some(on_trouble.clone()), ..Options::default() };
     let recorder = Recorder::start(dir, name, identity, options)?;
     let options = SpanOptions { on_trouble: Some(on_trouble), ..SpanOptions::default() };
     let (spans, trace): (SpanLayer<Registry>, _) = ChromeTrace::beside(&recorder, options)?;
     let events = EventLayer::new(recorder.clone());
     // Spans are for the timeline, events for the log: each layer takes its own.
-    let of_spans = tracing_subscriber::filter::filter_fn(|metadata| !metadata.is_event());
-    let of_events = tracing_subscriber::filter::filter_fn(|metadata| !metadata.is_span());
-    let layers = spans
-        .with_filter(of_spans)
-        .and_then(events.with_filter(of_events))
-        .with_filter(EnvFilter::new(TRACED))
-        .boxed();
+    let of_spans = filter_fn(|metadata| !metadata.is_event()).and(EnvFilter::new(SPANS));
+    let of_events = filter_fn(|metadata| !metadata.is_span()).and(EnvFilter::new(EVENTS));
+    let layers = spans.with_filter(of_spans).and_then(events.with_filter(of_events)).boxed();
     told::record(recorder.clone());
     Ok((layers, Guard { recorder: Some(recorder), spans: Some(trace) }))
 }

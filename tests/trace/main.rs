@@ -23,7 +23,7 @@ mod stage;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -39,7 +39,7 @@ const SOME: usize = 60;
 
 /// A run that is over.
 struct Run {
-    dir: tempfile::TempDir,
+    dir: PathBuf,
     /// The processes that were killed, by the names their traces have.
     killed: BTreeSet<String>,
     clients: usize,
@@ -47,7 +47,7 @@ struct Run {
 
 impl Run {
     fn dir(&self) -> &Path {
-        self.dir.path()
+        &self.dir
     }
 
     /// `quorate trace` with these words, in the directory of the run; what it printed and said.
@@ -62,7 +62,12 @@ impl Run {
 fn run() -> &'static Run {
     static RUN: OnceLock<Run> = OnceLock::new();
     RUN.get_or_init(|| {
-        let dir = tempfile::tempdir().unwrap();
+        // One place for all runs: nothing removes what a static holds.
+        let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let kept = place.join("trace-run");
+        let _ = std::fs::remove_dir_all(&kept);
+        std::fs::create_dir(&kept).unwrap();
+        let dir = tempfile::tempdir_in(place).unwrap();
         let cluster = Detached::start_in(dir, &["--nodes", "4", "--trace", "traces"]);
         let (stop, answers) = (AtomicBool::new(false), AtomicUsize::new(0));
         let clients = 3;
@@ -71,12 +76,23 @@ fn run() -> &'static Run {
                 let (dir, stop, answers) = (cluster.dir(), &stop, &answers);
                 scope.spawn(move || load(dir, client, stop, answers));
             }
-            let killed = kill_two(cluster.dir(), &answers);
-            stop.store(true, Ordering::Relaxed);
-            killed
+            // Also where the killing fails: the load would be waited for.
+            let _stop = Stop(&stop);
+            kill_two(cluster.dir(), &answers)
         });
-        Run { dir: cluster.stop(), killed, clients }
+        let dir = cluster.stop();
+        std::fs::rename(dir.path().join("traces"), kept.join("traces")).unwrap();
+        Run { dir: kept, killed, clients }
     })
+}
+
+/// Ends the load when it is dropped.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Kills the coordinator, and then another, and starts both again, while the load goes on.

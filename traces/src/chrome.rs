@@ -133,7 +133,8 @@ struct Pace {
     ended: bool,
     /// The writing thread has rested, and wants to be told to again.
     asked: bool,
-    /// How often it has been told to and has not begun.
+    /// How many flushes are in its line: one for each time that it is told to rest, and one for each
+    /// file that it is to leave.
     told: u32,
 }
 
@@ -227,6 +228,10 @@ impl Shared {
     fn rest(&self) {
         {
             let mut pace = self.pace();
+            if pace.ended {
+                return;
+            }
+            debug_assert!(pace.told > 0, "no flush but those that were told");
             pace.told = pace.told.saturating_sub(1);
         }
         let mut pace = self.wait_for(|_| false);
@@ -308,7 +313,10 @@ impl Keeper {
                 *self.shared.file.lock().unwrap_or_else(PoisonError::into_inner) = path;
                 self.shared.bytes.store(0, Ordering::Relaxed);
                 let file = SpanFile::new(file, &self.head, &self.shared);
+                // The old file is flushed too, and rests once more.
+                let mut pace = self.shared.pace();
                 self.guard.start_new(Some(Box::new(file)));
+                pace.told += 1;
             }
             Err(_) => self.shared.failed.store(true, Ordering::Relaxed),
         }

@@ -131,11 +131,14 @@ impl VectorClock {
     }
 
     /// What `host` does when a message arrives: learns what its sender knew, and counts the
-    /// arrival as an event of its own.
+    /// arrival as an event of its own. Of its own events it believes nobody but itself.
     pub fn receive(&mut self, host: &Host, stamp: &Self) {
         // Its own place first: a stamp of many hosts must not take it.
-        self.entry(host);
+        let own = self.entry(host).map(|count| *count);
         self.merge(stamp);
+        if let (Some(own), Some(count)) = (own, self.entry(host)) {
+            *count = own;
+        }
         self.tick(host);
     }
 
@@ -335,8 +338,12 @@ mod tests {
             ticked.tick(&host(&name));
             prop_assert!(ticked > a);
             let mut received = a.clone();
-            received.receive(&host(&name), &b);
-            prop_assert!(received > a && received > b);
+            let me = host(&name);
+            received.receive(&me, &b);
+            prop_assert!(received > a);
+            // Its own count rises by its own events alone; of all others it knows what the sender knew.
+            prop_assert_eq!(received.get(&me), a.get(&me) + 1);
+            prop_assert!(b.iter().all(|(other, count)| *other == me || received.get(other) >= count));
         }
 
         #[test]

@@ -2,7 +2,8 @@
 //!
 //! Nothing here waits for the core, the log or the state. What this node says is published by
 //! the core thread after its steps; what it hears is left in a map that the core thread looks
-//! into at each tick. So a slow disk or a busy core delays no heartbeat.
+//! into at each tick. So a slow disk or a busy core delays no heartbeat. Only where the process is
+//! traced a beat waits for its line of the trace: see `docs/tracing.md`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -197,7 +198,7 @@ async fn call(
 ) {
     // Lets the process end where the runtime would let this task alone end.
     let _sentinel = inbox.sentinel("a heartbeat task");
-    let mut answered = true;
+    let (mut answered, mut hurried) = (true, false);
     loop {
         let begun = Instant::now();
         let Some(beat) = board.beat().clone() else {
@@ -227,11 +228,13 @@ async fn call(
             Ok(Err(_)) | Err(_) => {}
         }
         let rest = board.interval().saturating_sub(begun.elapsed());
-        if !answered {
+        // Once in a row: one that answers and hangs up is asked as often as any other.
+        if !answered || hurried {
+            hurried = false;
             tokio::time::sleep(rest).await;
         } else if timeout(rest, link.broken()).await.is_ok() {
             // It hung up between two beats.
-            answered = false;
+            hurried = true;
             tokio::time::sleep(ASK_AGAIN).await;
         }
     }

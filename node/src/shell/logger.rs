@@ -128,12 +128,12 @@ impl Worker {
     }
 
     fn write(&mut self, ticket: Ticket, ops: &[LogOp]) -> std::io::Result<()> {
-        let (prev, last) = appended(ops);
-        let span =
-            tracing::debug_span!(parent: None, "fsync", %prev, version = %last, ops = ops.len());
+        let span = tracing::debug_span!(parent: None, "fsync", ops = ops.len());
         self.log.write(ops)?;
         drop(span);
-        tracing::debug!(%prev, version = %last, "fsync");
+        if let Some((prev, last)) = appended(ops) {
+            tracing::debug!(%prev, version = %last, "fsync");
+        }
         self.inbox.put(Input::Node(Event::Persisted(ticket)));
         self.tell_base();
         self.inbox.put(Input::LogBytes(self.log.bytes()));
@@ -182,16 +182,16 @@ fn gather(
     (ticket, ops)
 }
 
-/// Between which versions the entries of a step are.
-fn appended(ops: &[LogOp]) -> (Version, Version) {
+/// Between which versions the entries of a step are, where it has any.
+fn appended(ops: &[LogOp]) -> Option<(Version, Version)> {
     let appends = || {
         ops.iter().filter_map(|op| match op {
             LogOp::Append { prev, last, .. } => Some((*prev, *last)),
             _ => None,
         })
     };
-    let first = appends().next().map(|(prev, _)| prev).unwrap_or_default();
-    (first, appends().last().map(|(_, last)| last).unwrap_or_default())
+    let (prev, _) = appends().next()?;
+    Some((prev, appends().last()?.1))
 }
 
 fn size(ops: &[LogOp]) -> usize {

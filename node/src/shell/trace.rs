@@ -20,6 +20,9 @@ use tracing::Span;
 /// No more is remembered of each sort; what is begun beyond it has no span.
 const REMEMBERED_MAX: usize = 1 << 16;
 
+/// More rounds than are ever under way.
+const ROUNDS_MAX: usize = 64;
+
 /// What is under way, where somebody wants to know.
 #[derive(Default)]
 pub(super) struct Timeline {
@@ -32,6 +35,7 @@ pub(super) struct Timeline {
     committing: VecDeque<(Version, Span)>,
     /// From when a round is asked until it is decided, and how many have answered.
     rounds: BTreeMap<u64, (Span, usize)>,
+    newest_round: u64,
     takeover: Option<Span>,
 }
 
@@ -89,13 +93,18 @@ impl Timeline {
 
     /// A member is asked to take something.
     pub(super) fn asked(&mut self, append: &Append) {
-        if let (true, Some(round)) = (self.on, &append.round)
-            && self.rounds.len() < REMEMBERED_MAX
-        {
+        if let (true, Some(round)) = (self.on, &append.round) {
             let (number, keys) = (round.number, round.keys.len());
-            self.rounds.entry(number).or_insert_with(|| {
-                (tracing::debug_span!(parent: None, "read round", number, keys), 0)
-            });
+            // One that is asked again has its span, or is decided.
+            if number > self.newest_round {
+                self.newest_round = number;
+                let span = tracing::debug_span!(parent: None, "read round", number, keys);
+                self.rounds.insert(number, (span, 0));
+            }
+            // Rounds that came to nothing are not heard of again.
+            while self.rounds.len() > ROUNDS_MAX {
+                self.rounds.pop_first();
+            }
         }
     }
 
@@ -132,5 +141,6 @@ impl Timeline {
         self.takeover = None;
         self.committing.clear();
         self.rounds.clear();
+        self.newest_round = 0;
     }
 }

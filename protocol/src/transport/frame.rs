@@ -7,7 +7,7 @@
 //! The length counts everything behind it and is checked before anything is read or allocated
 //! for it. Flag 1 says that a stamp stands before the payload
 //! ([`quorate_traces::Stamp`]): a process that is traced puts it on and reads it, any other skips
-//! it. Any other flag is an error: what it means cannot be guessed. The payload is one message in
+//! it. It counts towards the frame's length. Any other flag is an error: what it means cannot be guessed. The payload is one message in
 //! [`wire`](super::wire)'s form, encoded with postcard, and nothing behind it.
 
 use std::io;

@@ -83,7 +83,8 @@ enum Peer {
 struct Call {
     rpc: &'static str,
     level: Level,
-    key: Option<Key>,
+    /// As it is shown, which is short: a key that is never answered for is not kept here.
+    key: Option<Box<str>>,
     token: Option<Token>,
 }
 
@@ -211,7 +212,12 @@ fn kind(rpc: &'static str) -> &'static str {
 
 impl Call {
     fn of(said: &dyn Told) -> Self {
-        Self { rpc: said.rpc(), level: said.level(), key: said.key().cloned(), token: said.token() }
+        Self {
+            rpc: said.rpc(),
+            level: said.level(),
+            key: said.key().map(|key| key.to_string().into()),
+            token: said.token(),
+        }
     }
 
     fn tell(&self, passing: &Passing<'_>, out: &mut Fields<'_>) {
@@ -246,6 +252,7 @@ mod tests {
 
     use super::*;
     use crate::ids::{ClientId, ClusterId, RequestNumber};
+    use crate::record::KEY_SHOWN_BYTES_MAX;
     use crate::rpc::store::{
         Change, ChangeReply, Command, Read, ReadReply, Refused, StoreRequest, StoreResponse,
     };
@@ -381,11 +388,14 @@ mod tests {
     async fn calls_that_never_end_are_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let mut story = Story::of(recorder(dir.path(), "a"));
-        let said = write(1);
+        let key = Key::from("k".repeat(1 << 20));
+        let said = StoreRequest::Read { read: Read { key, level: Default::default() } };
         for id in 0..2 * IN_FLIGHT_MAX as u64 {
             story.receives(&Passing::Request { id, said: &said }, None);
         }
         assert_eq!(story.calls.len(), IN_FLIGHT_MAX);
+        let kept = story.calls.values().filter_map(|call| call.key.as_ref());
+        assert!(kept.map(|key| key.len()).max() < Some(2 * KEY_SHOWN_BYTES_MAX));
         story.receives(&Passing::Cancel { id: 2 * IN_FLIGHT_MAX as u64 - 1 }, None);
         assert_eq!(story.calls.len(), IN_FLIGHT_MAX - 1);
     }

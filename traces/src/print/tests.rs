@@ -312,3 +312,39 @@ fn a_story_goes_on_with_the_entries_that_a_request_became() {
         assert_eq!(story.matches(part).count(), times, "{part} in\n{story}");
     }
 }
+
+/// What a coordinator ordered and nobody else took is lost; the next one's entry has its place.
+#[test]
+fn a_lost_entry_has_no_part_in_what_came_into_its_place() {
+    let mut scene = Scene::new();
+    scene.add("node-1", "node", 0).add("node-2", "node", 0);
+    for (node, version, request) in
+        [("node-1", "4.8", 1), ("node-1", "4.9", 2), ("node-2", "5.10", 3)]
+    {
+        scene.after(10).step(node, "order", |out| {
+            out.field("key", "k").field("request", format!("c1..0.{request}"));
+            out.field("version", version);
+        });
+    }
+    // The barrier of epoch 5 stands where 4.9 stood.
+    for (epoch, prev, last) in [("e4", "4.7", "4.8"), ("e5", "4.8", "5.9"), ("e5", "5.9", "5.10")] {
+        scene.after(10).step("node-2", "append", |out| {
+            out.field("epoch", epoch).field("prev", prev).field("entries", 1);
+        });
+        scene.after(10).step("node-2", "fsync", |out| {
+            out.field("prev", prev).field("version", last);
+        });
+    }
+    scene.after(10).step("node-2", "commit", |out| {
+        out.field("version", "5.10");
+    });
+    scene.end(&[]);
+    let trace = scene.load();
+    for (request, appends, commits) in [(1, 1, 1), (2, 0, 0), (3, 1, 1)] {
+        let story = explained(&trace, &Question::Request(format!("c1..0.{request}")));
+        for (part, times) in [("— append", appends), ("— fsync", appends), ("— commit", commits)]
+        {
+            assert_eq!(story.matches(part).count(), times, "{part} of {request} in\n{story}");
+        }
+    }
+}

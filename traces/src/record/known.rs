@@ -59,7 +59,10 @@ impl Known {
                 place += 1;
             }
             match self.entries.get(place) {
-                Some(entry) if entry.host == *host && entry.count >= count => {}
+                // Nobody knows more of this process than it does itself: who says so means another
+                // of its name.
+                Some(entry)
+                    if entry.host == *host && (place == self.own || entry.count >= count) => {}
                 Some(entry) if entry.host == *host => self.raise(place, count),
                 _ if self.entries.len() < CLOCK_HOSTS_MAX => {
                     self.rises += 1;

@@ -276,6 +276,11 @@ impl Shared {
         say(&mut Fields::new(&mut said));
         let (stamp, gathered) = {
             let mut state = lock(&self.state);
+            // It may have been stopped since it was asked.
+            if self.is_off() {
+                SAID.set(said);
+                return None;
+            }
             self.write(&mut state, level, kind, received, &said);
             (send.then(|| state.known.stamp()), state.buffer.len())
         };
@@ -365,14 +370,16 @@ impl Shared {
     fn flush_whole(&self) -> io::Result<()> {
         let mut files = lock(&self.files);
         self.write_gathered(&mut files)?;
-        if !files.parts.full(files.bytes) {
+        if self.is_off() || !files.parts.full(files.bytes) {
             return Ok(());
         }
+        // Made, and the oldest removed, while events are still gathered: that may take its time.
+        let next = files.parts.next()?;
         // What came meanwhile belongs to this file; the next begins with who the process is.
         let mut state = lock(&self.state);
         let rest = std::mem::take(&mut state.buffer);
         files.write(&rest)?;
-        files.file = files.parts.next()?;
+        files.file = next;
         files.bytes = 0;
         state.buffer = rest;
         state.buffer.clear();
@@ -390,10 +397,18 @@ impl Shared {
     }
 
     fn stop(&self) {
-        if !self.is_off() {
-            self.record(Level::Info, "stop", None, false, |_| ());
-            self.flush();
-            self.off.store(true, Ordering::Relaxed);
+        {
+            // One step, so that nothing is recorded behind the last word.
+            let mut state = lock(&self.state);
+            if self.off.swap(true, Ordering::Relaxed) {
+                return;
+            }
+            self.write(&mut state, Level::Info, "stop", None, &[]);
+        }
+        if let Err(error) = self.flush_whole()
+            && let Some(tell) = &self.on_trouble
+        {
+            tell(&format!("the end of the trace of {} is lost: {error}", self.host));
         }
     }
 }
