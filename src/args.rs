@@ -4,6 +4,8 @@
 //! Every flag can be given in the environment as well; a flag wins. Only the two that give data
 //! up cannot: left behind in a service's environment, they would do so at every start.
 
+mod bench;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ use quorate_node::log::disk::{SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_
 use quorate_node::state::{MEMTABLE_BYTES_DEFAULT, MEMTABLE_BYTES_MAX, MEMTABLE_BYTES_MIN};
 
 use crate::script::Whom;
+
+pub(crate) use bench::{Bench, CONNECTIONS_MAX, Workload};
 
 /// Where `quorate up` keeps a cluster unless told otherwise.
 pub(crate) const DATA_DEFAULT: &str = ".quorate";
@@ -61,6 +65,8 @@ pub(crate) enum Command {
     Status(Status),
     /// Show the cluster's settings, or change one
     Settings(Settings),
+    /// Measure a cluster: load it with requests, and tell how fast it answers
+    Bench(Bench),
     /// Check the files of a stopped server, node or `quorate up`, and change none
     Verify(Verify),
     /// Show what traced processes wrote: as a timeline, as a page, or in words
@@ -129,6 +135,15 @@ pub(crate) struct How {
 pub(crate) enum Level {
     Majority,
     Weak,
+}
+
+impl From<Level> for quorate_client::Level {
+    fn from(typed: Level) -> Self {
+        match typed {
+            Level::Majority => Self::Majority,
+            Level::Weak => Self::Weak,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

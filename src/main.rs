@@ -4,6 +4,7 @@
 //! * `commands`, `session`, `status`: talking to a cluster; `script`, `shell`, `terminal`: many
 //!   commands; `value`: values as typed.
 //! * `roles`: running as the server or as a node; `logging`: their log and traces.
+//! * `bench`: measuring a cluster.
 //! * `verify`: checking the files of what is stopped; `trace`: showing what was traced.
 //! * `up`: a whole cluster on this machine, as real processes.
 //! * `output`, `exit`: what is printed, and the exit codes.
@@ -11,6 +12,7 @@
 //! What is deliberately absent: anything of the protocol. That is in the libraries.
 
 mod args;
+mod bench;
 mod commands;
 mod discover;
 mod exit;
@@ -75,6 +77,7 @@ fn run(command: Command) -> Result<Code, Failure> {
             Ok(Code::Done)
         }
         Command::Verify(typed) => verify::verify(&typed),
+        Command::Bench(typed) => client(&typed.reach.clone(), bench::bench(typed)),
         Command::Trace(typed) => trace::trace(&typed),
         Command::Read(typed) => client(&typed.reach.clone(), commands::read(typed)),
         Command::Write(typed) => client(&typed.reach.clone(), commands::write(typed)),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use quorate_client::{ChangeOptions, Client, ReadOptions};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::args::{Ask, How, Level};
+use crate::args::{Ask, How};
 use crate::exit::{Code, Failure};
 use crate::output::{Said, data, talk};
 use crate::script::{HELP, Step, Whom};
@@ -123,11 +123,8 @@ impl Session {
     }
 
     pub(crate) async fn read(&self, key: &str) -> Result<Said, Failure> {
-        let level = match self.how.level {
-            Level::Majority => quorate_client::Level::Majority,
-            Level::Weak => quorate_client::Level::Weak,
-        };
-        let options = ReadOptions::default().level(level).deadline(self.ask.timeout);
+        let options =
+            ReadOptions::default().level(self.how.level.into()).deadline(self.ask.timeout);
         Ok(Said::Read(self.client.read_with(key, options).await?))
     }
 

@@ -44,7 +44,7 @@ fn nobody() -> String {
 
 #[test]
 fn wrong_usage_is_told_and_ends_with_2() {
-    let table: [(&[&str], &str); 22] = [
+    let table: [(&[&str], &str); 25] = [
         (&[], "Usage"),
         (&["open"], "unrecognized"),
         (&["read"], "<KEY>"),
@@ -67,6 +67,9 @@ fn wrong_usage_is_told_and_ends_with_2() {
         (&["run", "R,k", "file"], "not both"),
         (&["run", "R,k", "W,k"], "W,KEY,VALUE"),
         (&["completions", "tcsh"], "bash"),
+        (&["bench", "--reads", "10"], "--workload mixed"),
+        (&["bench", "--clients", "0"], "1..=4096"),
+        (&["bench", "--plot", "/no/such/dir/plot.svg"], "--plot"),
     ];
     for (args, word) in table {
         let ended = run(args);
