@@ -118,6 +118,9 @@ fn a_cluster_that_takes_no_such_requests_or_is_not_there_is_told_at_once() {
     assert_eq!(output.status.code(), Some(3), "{}", talk(&output));
     assert!(talk(&output).contains("key_pattern"), "{}", talk(&output));
     done(strict.dir(), &["settings", "set", "key_pattern", ""]);
+    wait_until("the node knows of it", || {
+        quorate(strict.dir(), &["write", "bench/", "1"]).output().unwrap().status.success()
+    });
     let output = run(&strict, &["--duration", "60m", "--value-bytes", "2000000"]);
     assert_eq!(output.status.code(), Some(3), "{}", talk(&output));
     assert!(talk(&output).contains("--value-bytes"), "{}", talk(&output));

@@ -73,7 +73,7 @@ fn open_loop(report: &Report) -> Json {
         "rate": open.rate,
         "held": report.held(open),
         "due": open.due,
-        "sent_in_time": report.tally.sent + open.unanswered,
+        "sent_in_time": report.tally.due_and_sent_in_time + open.unanswered,
         "never_sent": open.never_sent,
         "sent_after_due_us": summary(&report.tally.late),
     })

@@ -1,17 +1,16 @@
 //! The requests themselves: the keys are given their values, the clients ask, and at the end every
 //! key is read once more where answers are checked.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use quorate_client::{ChangeOptions, Client, Error, Level, ReadOptions, Value, Version};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::bench::book::{Book, LOADED, Violation};
 use crate::bench::choose::{Chooser, Kind, Zipf};
-use crate::bench::pace;
+use crate::bench::pace::Starts;
 use crate::bench::plan::{Plan, key_name};
 use crate::bench::tally::Tally;
 use crate::bench::value::{Stamp, Values};
@@ -171,10 +170,9 @@ pub(crate) struct Run {
     /// When the measuring begins, and when it ends.
     pub(crate) begin: Instant,
     pub(crate) end: Instant,
-    /// Of the open loop: the requests that are due, and how many were taken up.
-    starts: Arc<Semaphore>,
-    taken: AtomicU64,
-    stop: Arc<AtomicBool>,
+    /// Of the open loop.
+    starts: Option<Arc<Starts>>,
+    stop: AtomicBool,
     tally: Mutex<Tally>,
     violations: Mutex<Violations>,
 }
@@ -188,14 +186,11 @@ impl Run {
         let first = Instant::now();
         let begin = first + load.plan.warmup;
         let end = begin + load.plan.duration;
-        let starts = Arc::new(Semaphore::new(0));
-        let stop = Arc::new(AtomicBool::new(false));
-        if let Some(rate) = load.plan.rate {
-            pace::keep(first, end, rate, Arc::clone(&starts), Arc::clone(&stop))?;
-        }
+        let rate = load.plan.rate;
+        let starts = rate.map(|rate| Starts::begin(first, end, rate)).transpose()?;
         let (tally, violations) = (Mutex::new(Tally::new(begin, end)), Mutex::default());
-        let taken = AtomicU64::new(0);
-        Ok(Arc::new(Self { load, first, begin, end, starts, taken, stop, tally, violations }))
+        let stop = AtomicBool::new(false);
+        Ok(Arc::new(Self { load, first, begin, end, starts, stop, tally, violations }))
     }
 
     /// All clients, each until the run is over; they end with their books.
@@ -210,7 +205,9 @@ impl Run {
     /// No request is begun any more, and what ends from now on is not counted.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.starts.close();
+        if let Some(starts) = &self.starts {
+            starts.stop();
+        }
         self.tally().cut(Instant::now());
     }
 
@@ -225,13 +222,13 @@ impl Run {
     /// Waits for the next request's turn: when it was meant to start, where that is not now.
     /// `None` when there is no next.
     async fn turn(&self) -> Option<Option<Instant>> {
-        let Some(rate) = self.load.plan.rate else {
-            let goes_on = Instant::now() < self.end && !self.stop.load(Ordering::Relaxed);
-            return goes_on.then_some(None);
-        };
-        self.starts.acquire().await.ok()?.forget();
-        let n = self.taken.fetch_add(1, Ordering::Relaxed);
-        Some(Some(self.first + pace::starts_after(n, rate)))
+        match &self.starts {
+            Some(starts) => starts.next().await.map(Some),
+            None => {
+                let goes_on = Instant::now() < self.end && !self.stop.load(Ordering::Relaxed);
+                goes_on.then_some(None)
+            }
+        }
     }
 
     async fn ask(self: Arc<Self>, number: u32, zipf: Option<Zipf>) -> (u32, Option<Book>) {

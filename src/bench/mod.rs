@@ -179,8 +179,8 @@ async fn measure(
     let open = run.load.plan.rate.map(|rate| {
         let due = |end| pace::due_before(end - run.first, rate);
         let due = due(run.begin + tally.time()) - due(run.begin);
-        let begun = tally.late.len() + unanswered;
-        OpenLoop { rate, due, never_sent: due.saturating_sub(begun), unanswered }
+        let sent = tally.due_and_sent + unanswered;
+        OpenLoop { rate, due, never_sent: due.saturating_sub(sent), unanswered }
     });
     let plan = run.load.plan.clone();
     Ok(Report { plan, engines, tally, unanswered, interrupted, open, checks })

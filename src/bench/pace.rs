@@ -9,7 +9,7 @@
 //! which is longer than many an answer takes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
@@ -42,36 +42,64 @@ pub(crate) fn due_before(elapsed: Duration, rate: u32) -> u64 {
     }
 }
 
-/// Gives out a place in `starts` for each request when it is due, until `end` or `stop`. Those not
-/// taken by then can be for [`GRACE`]; then `starts` is closed.
-pub(crate) fn keep(
-    begin: Instant,
+/// The starts of one open loop, for clients to take.
+#[derive(Debug)]
+pub(crate) struct Starts {
+    first: Instant,
     end: Instant,
     rate: u32,
-    starts: Arc<Semaphore>,
-    stop: Arc<AtomicBool>,
-) -> std::io::Result<()> {
-    let run = move || {
+    /// One place for each request that is due and not taken.
+    due: Semaphore,
+    taken: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Starts {
+    /// Begins to give them out: each when it is due, up to `end`. Those not taken by then can be for
+    /// [`GRACE`]; then it is over.
+    ///
+    /// # Errors
+    /// When the thread that keeps the time cannot be started.
+    pub(crate) fn begin(first: Instant, end: Instant, rate: u32) -> std::io::Result<Arc<Self>> {
+        let (due, taken) = (Semaphore::new(0), AtomicU64::new(0));
+        let starts = Arc::new(Self { first, end, rate, due, taken, stop: AtomicBool::new(false) });
+        let kept = Arc::clone(&starts);
+        std::thread::Builder::new().name("pace".to_owned()).spawn(move || kept.keep())?;
+        Ok(starts)
+    }
+
+    /// Waits for the next request's turn: when it is meant to start. `None` when it is over.
+    pub(crate) async fn next(&self) -> Option<Instant> {
+        self.due.acquire().await.ok()?.forget();
+        let n = self.taken.fetch_add(1, Ordering::Relaxed);
+        Some(self.first + starts_after(n, self.rate))
+    }
+
+    /// Gives out no more, also of those that are due.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.due.close();
+    }
+
+    fn keep(&self) {
+        let all = due_before(self.end.saturating_duration_since(self.first), self.rate);
         let mut given = 0;
-        while !stop.load(Ordering::Relaxed) {
+        while !self.stop.load(Ordering::Relaxed) {
             let now = Instant::now();
-            let due = due_by(now.saturating_duration_since(begin), rate);
-            let due = due.min(due_before(end.saturating_duration_since(begin), rate));
-            let more = usize::try_from(due - given).unwrap_or(usize::MAX);
-            starts.add_permits(more.min(Semaphore::MAX_PERMITS - starts.available_permits()));
+            let due = due_by(now.saturating_duration_since(self.first), self.rate).min(all);
+            self.due.add_permits(usize::try_from(due - given).expect("a few billion at the most"));
             given = due;
-            if now >= end && (starts.available_permits() == 0 || now >= end + GRACE) {
+            let wait = if given < all {
+                (self.first + starts_after(given, self.rate)).saturating_duration_since(now)
+            } else if self.taken.load(Ordering::Relaxed) >= all || now >= self.end + GRACE {
                 break;
-            }
-            let wait = match now < end {
-                true => (begin + starts_after(given, rate)).min(end).saturating_duration_since(now),
-                false => NAP_MAX,
+            } else {
+                NAP_MAX
             };
             std::thread::sleep(wait.min(NAP_MAX));
         }
-        starts.close();
-    };
-    std::thread::Builder::new().name("pace".to_owned()).spawn(run).map(|_| ())
+        self.due.close();
+    }
 }
 
 #[cfg(test)]
@@ -99,33 +127,34 @@ mod tests {
         assert_eq!(due_before(Duration::from_secs(10), 500), 5_000);
     }
 
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    }
+
     #[test]
     fn every_request_that_is_due_is_given_out_and_then_no_more() {
-        let (starts, stop) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicBool::new(false)));
-        let begin = Instant::now();
-        let end = begin + Duration::from_millis(5);
-        keep(begin, end, 10_000, starts.clone(), stop).unwrap();
-        let mut taken = 0;
-        while !starts.is_closed() {
-            match starts.try_acquire() {
-                Ok(place) => {
-                    place.forget();
-                    taken += 1;
-                }
-                Err(_) => std::thread::yield_now(),
+        runtime().block_on(async {
+            let first = Instant::now();
+            let starts = Starts::begin(first, first + Duration::from_millis(5), 10_000).unwrap();
+            let mut given = Vec::new();
+            while let Some(start) = starts.next().await {
+                assert!(Instant::now() >= start, "never before it is due");
+                given.push(start - first);
             }
-        }
-        assert_eq!(taken, 50);
+            let us = |n: u64| Duration::from_micros(100 * n);
+            assert_eq!(given, (0..50).map(us).collect::<Vec<_>>());
+        });
     }
 
     #[test]
     fn nothing_is_given_out_once_it_is_stopped() {
-        let (starts, stop) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicBool::new(true)));
-        let begin = Instant::now();
-        keep(begin, begin + Duration::from_secs(3_600), 10, starts.clone(), stop).unwrap();
-        while !starts.is_closed() {
-            std::thread::yield_now();
-        }
-        assert_eq!(starts.available_permits(), 0);
+        runtime().block_on(async {
+            let first = Instant::now();
+            let starts = Starts::begin(first, first + Duration::from_secs(3_600), 1_000_000);
+            let starts = starts.unwrap();
+            assert!(starts.next().await.is_some());
+            starts.stop();
+            assert!(starts.next().await.is_none());
+        });
     }
 }

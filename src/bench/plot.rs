@@ -9,7 +9,7 @@ use crate::bench::report::{Report, durability, show_time};
 use crate::bench::tally::{Counted, Step};
 
 const WIDTH: f64 = 860.0;
-const HEIGHT: f64 = 730.0;
+const HEIGHT: f64 = 715.0;
 /// The two panels have the same edges at the left and the right.
 const LEFT: f64 = 84.0;
 const RIGHT: f64 = 836.0;
@@ -41,13 +41,22 @@ pub(crate) fn svg(report: &Report) -> String {
             escape(&title)
         ),
     );
-    text(&mut out, "title", (24.0, 32.0), &title);
+    text(&mut out, "title", (24.0, 32.0), "quorate bench");
     let from = match report.open {
-        Some(open) => format!("open loop, {}/s, latency from the intended start", open.rate),
+        Some(open) if !report.held(open) => {
+            format!("open loop, {}/s, WHICH COULD NOT BE HELD", grouped(u64::from(open.rate)))
+        }
+        Some(open) => {
+            let rate = grouped(u64::from(open.rate));
+            format!("open loop, {rate}/s, latency from the intended start")
+        }
         None => "closed loop, latency from sending".to_owned(),
     };
-    text(&mut out, "", (24.0, 52.0), &format!("{}; {from}", report.plan.setting()));
-    text(&mut out, "", (24.0, 69.0), durability(&report.engines));
+    let setting = format!("{}; {from}", report.plan.setting());
+    for (line, y) in [(report.plan.title(), 52.0), (setting, 69.0)] {
+        text(&mut out, "", (24.0, y), &line);
+    }
+    text(&mut out, "", (24.0, 86.0), durability(&report.engines));
     legend(&mut out, report);
     latency(&mut out, report, Panel { top: 120.0, bottom: 400.0 });
     throughput(&mut out, report, Panel { top: 480.0, bottom: 680.0 });

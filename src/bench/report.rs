@@ -86,7 +86,8 @@ impl Report {
 
     /// Whether the rate of an open loop was held.
     pub(crate) fn held(&self, open: OpenLoop) -> bool {
-        open.never_sent == 0 && (self.tally.sent + open.unanswered) as f64 >= HELD * open.due as f64
+        open.never_sent == 0
+            && (self.tally.due_and_sent_in_time + open.unanswered) as f64 >= HELD * open.due as f64
     }
 
     /// The whole of it.
@@ -142,7 +143,8 @@ impl Report {
         ));
         if !self.held(open) {
             let [due, sent, never] =
-                [open.due, self.tally.sent + open.unanswered, open.never_sent].map(grouped);
+                [open.due, self.tally.due_and_sent_in_time + open.unanswered, open.never_sent]
+                    .map(grouped);
             lines.push(format!(
                 "THE RATE COULD NOT BE HELD: of {due} requests due {sent} were sent in time and \
                  {never} never; the latencies lack those, so the truth is worse. Say a lower \

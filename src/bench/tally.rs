@@ -57,9 +57,9 @@ pub(crate) struct Step {
 
 /// Everything that is measured, from `begin` to `end`.
 ///
-/// A latency counts where the request *started* in that time, however late it was answered, so
-/// that slow ones are not left out; the throughput counts what was *answered* in that time,
-/// whenever it had started.
+/// A latency counts where the request was due or was sent in that time, however late it was
+/// answered, so that slow ones are not left out; the throughput counts what was *answered* in that
+/// time, whenever it had been sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     begin: Instant,
@@ -70,8 +70,9 @@ pub(crate) struct Tally {
     pub(crate) steps: Vec<Step>,
     /// Of an open loop: how late requests were sent, in nanoseconds.
     pub(crate) late: Histogram<u64>,
-    /// How many of those that were due in time were also sent in time.
-    pub(crate) sent: u64,
+    /// How many that were due in that time were sent, and how many of them in that time.
+    pub(crate) due_and_sent: u64,
+    pub(crate) due_and_sent_in_time: u64,
     /// The last error, as an example.
     pub(crate) example: Option<String>,
 }
@@ -90,7 +91,8 @@ impl Tally {
             writes: counted(),
             steps: Vec::new(),
             late: histogram(),
-            sent: 0,
+            due_and_sent: 0,
+            due_and_sent_in_time: 0,
             example: None,
         }
     }
@@ -103,8 +105,7 @@ impl Tally {
         error: Option<&Error>,
     ) {
         let is_in = |at: Instant| self.begin <= at && at < self.end;
-        let (started, answered) = (is_in(start), is_in(ended));
-        if answered {
+        if is_in(ended) {
             let step = (ended - self.begin).as_nanos() / self.step.as_nanos();
             let at = usize::try_from(step).expect("a few hundred");
             self.steps.resize(self.steps.len().max(at + 1), Step::default());
@@ -114,11 +115,12 @@ impl Tally {
                 (None, Kind::Write) => self.steps[at].writes += 1,
             }
         }
-        if !started {
+        if !is_in(start) && !is_in(sent) {
             return;
         }
         self.late.saturating_record(nanos(sent - start));
-        self.sent += u64::from(sent < self.end);
+        self.due_and_sent += u64::from(is_in(start));
+        self.due_and_sent_in_time += u64::from(is_in(start) && is_in(sent));
         let counted = match kind {
             Kind::Read => &mut self.reads,
             Kind::Write => &mut self.writes,
@@ -189,9 +191,14 @@ mod tests {
         assert_eq!((tally.writes.latency.len(), tally.reads.latency.len()), (1, 1));
         assert!(close(tally.writes.latency.max(), 300), "{}", tally.writes.latency.max());
         assert!(close(tally.late.max(), 10), "{}", tally.late.max());
-        assert_eq!((tally.answered(), tally.sent), (2, 1));
+        assert_eq!(tally.answered(), 2);
+        assert_eq!((tally.due_and_sent, tally.due_and_sent_in_time), (2, 1));
+        // Due in the warm-up and sent in time, behind others: what it waited counts.
+        tally.count(Kind::Write, (at(50), at(120), at(130)), None);
+        assert_eq!((tally.writes.latency.len(), tally.due_and_sent), (2, 2));
+        assert!(close(tally.writes.latency.min(), 80) && close(tally.late.max(), 70));
         assert!((tally.per_second(Kind::Read) - 10.0).abs() < 1e-9);
-        assert_eq!(tally.steps.len(), 6);
+        assert_eq!(tally.steps.len(), 6, "10 ms each, up to the last that was answered");
         tally.cut(at(150));
         assert_eq!(tally.time(), 50 * MS);
     }
