@@ -3,9 +3,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use quorate_client::{ChangeOptions, Client, Error, Level, ReadOptions, Value, Version};
+use quorate_client::{
+    ChangeOptions, Client, DEFAULT_DEADLINE, Error, Level, ReadOptions, Value, Version,
+};
 use tokio::task::JoinSet;
 
 use crate::bench::book::{Book, LOADED, Violation};
@@ -77,16 +79,33 @@ impl Load {
     async fn load(&self, key: u32) -> Result<(), Error> {
         let (client, _) = self.plan.owner(key);
         let value = self.values.make(Stamp { client, key, count: LOADED });
-        self.write(self.client(key), key, value).await.map(|_| ())
+        self.write(self.client(key), key, value, self.patience()).await.map(|_| ())
     }
 
-    async fn write(&self, client: &Client, key: u32, value: Vec<u8>) -> Result<Version, Error> {
-        let options = ChangeOptions::default().deadline(self.plan.timeout);
+    /// How long to try what is not measured, and what everything rests on.
+    fn patience(&self) -> Duration {
+        self.plan.timeout.max(DEFAULT_DEADLINE)
+    }
+
+    async fn write(
+        &self,
+        client: &Client,
+        key: u32,
+        value: Vec<u8>,
+        patience: Duration,
+    ) -> Result<Version, Error> {
+        let options = ChangeOptions::default().deadline(patience);
         client.write_with(key_name(key), value, options).await.map(|changed| changed.version)
     }
 
-    async fn read(&self, client: &Client, key: u32, level: Level) -> Result<Found, Error> {
-        let options = ReadOptions::default().level(level).deadline(self.plan.timeout);
+    async fn read(
+        &self,
+        client: &Client,
+        key: u32,
+        level: Level,
+        patience: Duration,
+    ) -> Result<Found, Error> {
+        let options = ReadOptions::default().level(level).deadline(patience);
         client.read_with(key_name(key), options).await.map(|reading| reading.value)
     }
 
@@ -142,7 +161,7 @@ pub(crate) async fn check_all(run: &Arc<Run>, books: Books) -> Result<(), Error>
     let act = move |load: Arc<Load>, key| {
         let (run, books) = (Arc::clone(&run), Arc::clone(&books));
         async move {
-            let found = load.read(load.client(key), key, Level::Majority).await?;
+            let found = load.read(load.client(key), key, Level::Majority, load.patience()).await?;
             let (client, place) = load.plan.owner(key);
             let mut books = books.lock().expect("no holder panics");
             if let Some(book) = &mut books[usize::try_from(client).expect("small")] {
@@ -170,6 +189,8 @@ pub(crate) struct Run {
     /// When the measuring begins, and when it ends.
     pub(crate) begin: Instant,
     pub(crate) end: Instant,
+    /// One for each client.
+    zipfs: Vec<Option<Zipf>>,
     /// Of the open loop.
     starts: Option<Arc<Starts>>,
     stop: AtomicBool,
@@ -183,6 +204,8 @@ impl Run {
     /// # Errors
     /// When the thread that keeps the rate cannot be started.
     pub(crate) fn begin(load: Arc<Load>) -> std::io::Result<Arc<Self>> {
+        // Before the clock starts: it takes a while for many keys.
+        let zipfs = Zipf::of(&load.plan);
         let first = Instant::now();
         let begin = first + load.plan.warmup;
         let end = begin + load.plan.duration;
@@ -190,14 +213,14 @@ impl Run {
         let starts = rate.map(|rate| Starts::begin(first, end, rate)).transpose()?;
         let (tally, violations) = (Mutex::new(Tally::new(begin, end)), Mutex::default());
         let stop = AtomicBool::new(false);
-        Ok(Arc::new(Self { load, first, begin, end, starts, stop, tally, violations }))
+        Ok(Arc::new(Self { load, first, begin, end, zipfs, starts, stop, tally, violations }))
     }
 
     /// All clients, each until the run is over; they end with their books.
     pub(crate) fn clients(self: &Arc<Self>) -> JoinSet<(u32, Option<Book>)> {
         let mut clients = JoinSet::new();
-        for (number, zipf) in (0..).zip(Zipf::of(&self.load.plan)) {
-            clients.spawn(Arc::clone(self).ask(number, zipf));
+        for (number, zipf) in (0..).zip(&self.zipfs) {
+            clients.spawn(Arc::clone(self).ask(number, *zipf));
         }
         clients
     }
@@ -245,7 +268,7 @@ impl Run {
                 Kind::Read => {
                     let level = self.load.plan.level.into();
                     let sent = Instant::now();
-                    let found = load.read(client, key, level).await;
+                    let found = load.read(client, key, level, load.plan.timeout).await;
                     let ended = Instant::now();
                     if let (Some(book), Ok(found)) = (&mut book, &found) {
                         let value = found.as_ref().map(Value::as_bytes);
@@ -259,7 +282,7 @@ impl Run {
                     let count = book.as_mut().map_or(written, |book| book.begin_write(place));
                     let value = load.values.make(Stamp { client: number, key, count });
                     let sent = Instant::now();
-                    let outcome = load.write(client, key, value).await;
+                    let outcome = load.write(client, key, value, load.plan.timeout).await;
                     let ended = Instant::now();
                     if let Some(book) = &mut book {
                         let outcome = outcome.as_ref().copied();

@@ -79,6 +79,8 @@ pub(crate) async fn bench(typed: Bench) -> Result<Code, Failure> {
         Format::Json => data(format!("{}\n", json::json(&report)).as_bytes())?,
     }
     if let Some((path, mut file)) = plot {
+        // What has no length, such as a pipe, has none to cut.
+        let _ = file.set_len(0);
         let written = file.write_all(plot::svg(&report).as_bytes());
         written.map_err(|error| cannot_write(path, &error))?;
         talk(&format!("drawn: {}", path.display()));
@@ -86,9 +88,11 @@ pub(crate) async fn bench(typed: Bench) -> Result<Code, Failure> {
     Ok(report.code())
 }
 
-/// Makes the file before anything is measured: what cannot be written is told at once.
+/// Opens the file before anything is measured: what cannot be written is told at once. What is in
+/// it stays until there is something better.
 fn create(path: &Path) -> Result<File, Failure> {
-    File::create(path).map_err(|error| cannot_write(path, &error))
+    let file = File::options().write(true).create(true).truncate(false).open(path);
+    file.map_err(|error| cannot_write(path, &error))
 }
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {

@@ -27,6 +27,7 @@ pub(crate) enum Phase {
         /// From 0 to 1.
         share: f64,
         per_second: f64,
+        /// Zero while nothing was answered.
         p99_ns: u64,
         failed: u64,
     },
@@ -84,8 +85,11 @@ impl Phase {
                     0 => String::new(),
                     failed => format!(", {} failed", grouped(*failed)),
                 };
-                let p99 = show_time(*p99_ns);
-                format!("measuring  {} {rate}/s, p99 {p99}{failed}", bar(*share))
+                let p99 = match p99_ns {
+                    0 => String::new(),
+                    p99_ns => format!(", p99 {}", show_time(*p99_ns)),
+                };
+                format!("measuring  {} {rate}/s{p99}{failed}", bar(*share))
             }
             Self::Waiting => "waiting for the last answers".to_owned(),
         }
