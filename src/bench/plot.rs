@@ -58,7 +58,7 @@ pub(crate) fn svg(report: &Report) -> String {
     }
     text(&mut out, "", (24.0, 86.0), durability(&report.engines));
     legend(&mut out, report);
-    latency(&mut out, report, Panel { top: 120.0, bottom: 400.0 });
+    latency(&mut out, report, Panel { top: 130.0, bottom: 400.0 });
     throughput(&mut out, report, Panel { top: 480.0, bottom: 680.0 });
     out.push_str("</svg>\n");
     out
@@ -116,8 +116,8 @@ fn legend(out: &mut String, report: &Report) {
     }
     for (at, name) in names.iter().rev().enumerate() {
         let left = RIGHT - 70.0 - 84.0 * at as f64;
-        curve(out, name, &[(left, 104.0), (left + 22.0, 104.0)]);
-        text(out, "", (left + 28.0, 108.0), name);
+        curve(out, name, &[(left, 112.0), (left + 22.0, 112.0)]);
+        text(out, "", (left + 28.0, 116.0), name);
     }
 }
 

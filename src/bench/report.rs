@@ -146,9 +146,10 @@ impl Report {
                 [open.due, self.tally.due_and_sent_in_time + open.unanswered, open.never_sent]
                     .map(grouped);
             lines.push(format!(
-                "THE RATE COULD NOT BE HELD: of {due} requests due {sent} were sent in time and \
-                 {never} never; the latencies lack those, so the truth is worse. Say a lower \
-                 --rate, or more --clients where the cluster is not the one that is slow"
+                "THE RATE COULD NOT BE HELD: the clients fell behind; of {due} requests due {sent} \
+                 were sent in time and {never} never; the latencies lack those, so the truth is \
+                 worse. Say a lower --rate, or more --clients where the cluster is not the one \
+                 that is slow"
             ));
         }
         lines
