@@ -42,7 +42,12 @@ impl File {
 
     fn content(&self) -> Vec<u8> {
         let mut content = vec![0; (self.bytes as usize).min(FILE_BYTES_MAX)];
-        for (at, part) in [(0, &self.header), (HEADER_BYTES, &self.groups)] {
+        // A file to be overwritten holds no group of the segment that it becomes: none has been that
+        // segment before. Only a forger could put one there, so those files hold none at all.
+        let nothing = Vec::new();
+        let is_reused = matches!(self.kind, 1 | 2);
+        let groups = if is_reused { &nothing } else { &self.groups };
+        for (at, part) in [(0, &self.header), (HEADER_BYTES, groups)] {
             if let Some(place) = content.get_mut(at..) {
                 let fits = place.len().min(part.len());
                 place[..fits].copy_from_slice(&part[..fits]);
