@@ -1,0 +1,109 @@
+//! How long a writer waits when the leader is killed.
+//!
+//! One writer writes without a pause; the leader gets `kill -9`; the gap is the longest time between
+//! two answers around it, as the writer saw it. Then the killed process is started again, and the next
+//! round begins when the cluster is whole.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+use tokio::time::{sleep, timeout};
+
+use crate::ground::Ground;
+use crate::load::{Chance, Data, fill};
+use crate::store::{Connection, Store};
+
+/// The longest that one attempt of the writer may take before it tries again.
+const ATTEMPT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The longest that the writer may go without an answer, and the longest until the cluster is whole.
+const ROUND_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a cluster is left in peace, before a kill and after it is whole.
+const PEACE: Duration = Duration::from_secs(1);
+
+/// The gaps that the writer of one store saw.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Failover {
+    pub(crate) store: String,
+    pub(crate) gaps_ms: Vec<f64>,
+}
+
+/// What the writer tells.
+#[derive(Default)]
+struct Seen {
+    is_over: AtomicBool,
+    /// Answers so far.
+    written: AtomicU64,
+    /// The longest gap since this was last set to zero, in microseconds.
+    gap_us: AtomicU64,
+}
+
+pub(crate) async fn measure<S: Store>(
+    ground: &Ground,
+    data: &Arc<Data>,
+    rounds: u32,
+) -> Result<Failover> {
+    let mut store = S::start(ground).await?;
+    fill(&store, data).await?;
+    let seen = Arc::new(Seen::default());
+    let connection = store.connect_lasting().await?;
+    let writer = tokio::spawn(write(connection, data.clone(), seen.clone()));
+    let mut gaps_ms = Vec::new();
+    for _ in 0..rounds {
+        gaps_ms.push(round(&mut store, &seen).await?);
+    }
+    seen.is_over.store(true, Ordering::Relaxed);
+    writer.abort();
+    Ok(Failover { store: S::NAME.to_owned(), gaps_ms })
+}
+
+async fn round<S: Store>(store: &mut S, seen: &Seen) -> Result<f64> {
+    sleep(PEACE).await;
+    let leader = store.leader().await?;
+    seen.gap_us.store(0, Ordering::Relaxed);
+    store.processes().kill(leader)?;
+    let at_kill = seen.written.load(Ordering::Relaxed);
+    let began = Instant::now();
+    // One answer may have been under way; a hundred are the next leader's.
+    while seen.written.load(Ordering::Relaxed) < at_kill + 100 {
+        if began.elapsed() > ROUND_PATIENCE {
+            bail!("no writes go on {} s after the leader was killed", ROUND_PATIENCE.as_secs());
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    let gap_us = seen.gap_us.load(Ordering::Relaxed);
+    store.processes().restart(leader)?;
+    let began = Instant::now();
+    while !store.is_whole().await {
+        if began.elapsed() > ROUND_PATIENCE {
+            bail!("not whole {} s after the killed process came back", ROUND_PATIENCE.as_secs());
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    Ok(gap_us as f64 / 1_000.0)
+}
+
+async fn write<C: Connection>(mut connection: C, data: Arc<Data>, seen: Arc<Seen>) {
+    let mut chance = Chance(0xfa11);
+    let mut last = Instant::now();
+    while !seen.is_over.load(Ordering::Relaxed) {
+        let (key, value) = (data.key(&mut chance), data.value(&mut chance));
+        match timeout(ATTEMPT_PATIENCE, connection.write(key, value)).await {
+            Ok(Ok(())) => {
+                let gap_us = u64::try_from(last.elapsed().as_micros()).unwrap_or(u64::MAX);
+                last = Instant::now();
+                seen.gap_us.fetch_max(gap_us, Ordering::Relaxed);
+                seen.written.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {
+                sleep(Duration::from_millis(2)).await;
+                // One that fails is tried again after the next error.
+                let _ = connection.renew().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Quorate: a server and three nodes.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use quorate_client::Client;
+
+use super::{first_line, strings, wait_until};
+use crate::ground::{Ground, free_ports};
+use crate::processes::Processes;
+use crate::store::{Connection, Facts, Store};
+
+const STATUS_PATIENCE: Duration = Duration::from_secs(1);
+
+pub(crate) struct Quorate {
+    processes: Processes,
+    server: String,
+    /// Of the nodes, in the order they were started, which is that of the processes behind the server.
+    nodes: Vec<String>,
+}
+
+impl Store for Quorate {
+    type Connection = Client;
+
+    const NAME: &'static str = "quorate";
+
+    fn facts(ground: &Ground) -> Result<Facts> {
+        let line = first_line(ground.quorate(), &["--version"])?;
+        Ok(Facts {
+            name: Self::NAME.to_owned(),
+            store: "Quorate".to_owned(),
+            version: line.trim_start_matches("quorate ").to_owned(),
+            flags: "`quorate server`, three `quorate node`, all settings default".to_owned(),
+            durability: "fsync on a majority before the answer".to_owned(),
+            reads: "majority: linearizable".to_owned(),
+        })
+    }
+
+    async fn start(ground: &Ground) -> Result<Self> {
+        let ports = free_ports(4)?;
+        let address = |at: usize| format!("127.0.0.1:{}", ports[at]);
+        let server = address(0);
+        let mut processes = Processes::new(ground);
+        for at in 0..4 {
+            let dir = ground.empty(&format!("quorate-{at}"))?;
+            let (listen, data) = (address(at), dir.join("data").display().to_string());
+            let args = match at {
+                0 => strings(["server", "--listen", &listen, "--data", &data]),
+                _ => strings(["node", "--server", &server, "--listen", &listen, "--data", &data]),
+            };
+            processes.start(ground.quorate(), &args, &dir)?;
+        }
+        let mut store = Self { processes, server, nodes: (1..4).map(address).collect() };
+        let client = Client::unconnected([&store.server])?;
+        wait_until(&mut store.processes, async || Ok(is_whole(&client).await)).await?;
+        Ok(store)
+    }
+
+    fn processes(&mut self) -> &mut Processes {
+        &mut self.processes
+    }
+
+    async fn connect(&self) -> Result<Client> {
+        let client = Client::connect([&self.server]).await?;
+        // It knows who coordinates from here on.
+        client.committed(STATUS_PATIENCE).await?;
+        Ok(client)
+    }
+
+    async fn leader(&self) -> Result<usize> {
+        let status = Client::unconnected([&self.server])?.status(STATUS_PATIENCE).await;
+        let (_, server) = status.server?;
+        let view = server.active.context("no view is active")?;
+        let known = server.nodes.get(&view.coordinator).context("nobody knows the coordinator")?;
+        let at = self.nodes.iter().position(|node| *node == known.address);
+        Ok(1 + at.context("the coordinator is none of ours")?)
+    }
+
+    async fn is_whole(&self) -> bool {
+        match Client::unconnected([&self.server]) {
+            Ok(client) => is_whole(&client).await,
+            Err(_) => false,
+        }
+    }
+}
+
+/// Whether three members are in the active view.
+async fn is_whole(client: &Client) -> bool {
+    let status = client.status(STATUS_PATIENCE).await;
+    let view = status.server.ok().and_then(|(_, server)| server.active);
+    view.is_some_and(|view| view.members.len() == 3)
+        && status.nodes.iter().filter(|node| node.status.is_ok()).count() == 3
+}
+
+impl Connection for Client {
+    async fn write(&mut self, key: &str, value: Bytes) -> Result<()> {
+        Client::write(self, key, value).await?;
+        Ok(())
+    }
+
+    async fn read(&mut self, key: &str) -> Result<usize> {
+        let reading = Client::read(self, key).await?;
+        Ok(reading.value.map_or(0, |value| value.len()))
+    }
+}
