@@ -16,9 +16,6 @@ use crate::ground::Ground;
 use crate::load::{Chance, Data, fill};
 use crate::store::{Connection, Store};
 
-/// The longest that one attempt of the writer may take before it tries again.
-const ATTEMPT_PATIENCE: Duration = Duration::from_secs(2);
-
 /// The longest that the writer may go without an answer, and the longest until the cluster is whole.
 const ROUND_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -51,7 +48,7 @@ pub(crate) async fn measure<S: Store>(
     fill(&store, data).await?;
     let seen = Arc::new(Seen::default());
     let connection = store.connect_lasting().await?;
-    let writer = tokio::spawn(write(connection, data.clone(), seen.clone()));
+    let writer = tokio::spawn(write(connection, S::ATTEMPT_PATIENCE, data.clone(), seen.clone()));
     let mut gaps_ms = Vec::new();
     for _ in 0..rounds {
         gaps_ms.push(round(&mut store, &seen).await?);
@@ -87,12 +84,17 @@ async fn round<S: Store>(store: &mut S, seen: &Seen) -> Result<f64> {
     Ok(gap_us as f64 / 1_000.0)
 }
 
-async fn write<C: Connection>(mut connection: C, data: Arc<Data>, seen: Arc<Seen>) {
+async fn write<C: Connection>(
+    mut connection: C,
+    patience: Duration,
+    data: Arc<Data>,
+    seen: Arc<Seen>,
+) {
     let mut chance = Chance(0xfa11);
     let mut last = Instant::now();
     while !seen.is_over.load(Ordering::Relaxed) {
         let (key, value) = (data.key(&mut chance), data.value(&mut chance));
-        match timeout(ATTEMPT_PATIENCE, connection.write(key, value)).await {
+        match timeout(patience, connection.write(key, value)).await {
             Ok(Ok(())) => {
                 let gap_us = u64::try_from(last.elapsed().as_micros()).unwrap_or(u64::MAX);
                 last = Instant::now();

@@ -65,7 +65,8 @@ struct Typed {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Measure, and write the results
+    /// Measure, and write the results; of an option given twice the last counts
+    #[command(args_override_self = true)]
     Measure(Measure),
     /// Write the tables of a run into the document
     Document { results: PathBuf, document: PathBuf },

@@ -1,5 +1,7 @@
 //! What a store is to the generator: three processes on loopback that connections can be made to.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -14,6 +16,11 @@ pub(crate) trait Store: Sized + Send + Sync {
 
     /// Its name on the command line and in the results.
     const NAME: &'static str;
+
+    /// When the leader is killed: how long a write waits before the writer tries again, where its client
+    /// does not do so by itself. Far below what any of these stores takes to elect, so that it does not
+    /// decide what is measured.
+    const ATTEMPT_PATIENCE: Duration = Duration::from_millis(300);
 
     /// What is told of it in the document: its version, how it was started, how durable it is.
     fn facts(ground: &Ground) -> Result<Facts>;

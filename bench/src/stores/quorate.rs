@@ -25,6 +25,9 @@ impl Store for Quorate {
 
     const NAME: &'static str = "quorate";
 
+    // Its client tries again by itself.
+    const ATTEMPT_PATIENCE: Duration = Duration::from_secs(10);
+
     fn facts(ground: &Ground) -> Result<Facts> {
         let line = first_line(ground.quorate(), &["--version"])?;
         Ok(Facts {
