@@ -20,7 +20,7 @@ pub(crate) fn write(results: &Results, document: &Path) -> Result<()> {
     let text = fs::read_to_string(document).with_context(|| format!("{}", document.display()))?;
     let (before, rest) = text.split_once(BEGIN).context("the document has no begin marker")?;
     let (_, after) = rest.split_once(END).context("the document has no end marker")?;
-    fs::write(document, format!("{before}{BEGIN}\n\n{}\n{END}{after}", tables(results)?))?;
+    fs::write(document, format!("{before}{BEGIN}\n\n{}{END}{after}", tables(results)?))?;
     Ok(())
 }
 
@@ -55,7 +55,11 @@ fn run(text: &mut String, results: &Results) -> Result<()> {
         "| rounds | {} interleaved; each row {} s, after {} s that do not count |",
         results.rounds, results.window_seconds, results.warm_seconds
     )?;
-    writeln!(text, "| data | {KEYS} keys, values of {VALUE_BYTES} bytes, keys by chance |")?;
+    writeln!(
+        text,
+        "| data | {} keys, values of {VALUE_BYTES} bytes, keys by chance |",
+        count(KEYS as f64)
+    )?;
     for note in &results.notes {
         writeln!(text, "| note | {note} |")?;
     }
@@ -165,7 +169,7 @@ fn memory(text: &mut String, results: &Results) -> Result<()> {
     writeln!(text, "### Resident memory\n")?;
     writeln!(
         text,
-        "After the {KEYS} keys were written once, and after all rows of a round; a store that was \
+        "After all keys were written once, and after all rows of a round; a store that was \
          faster has written more by then. Medians, MB.\n"
     )?;
     writeln!(text, "| store | filled: largest process, all | after: largest process, all |")?;
@@ -198,7 +202,9 @@ fn failover(text: &mut String, results: &Results) -> Result<()> {
     writeln!(text, "| --- | --- | --- | --- | --- |")?;
     for failover in &results.failovers {
         let Some(gaps) = Spread::of(failover.gaps_ms.iter().copied()) else { continue };
-        let (store, rounds) = (&failover.store, failover.gaps_ms.len());
+        let known = results.stores.iter().find(|facts| facts.name == failover.store);
+        let store = known.map_or(&failover.store, |facts| &facts.store);
+        let rounds = failover.gaps_ms.len();
         let Spread { median, least, most } = gaps;
         writeln!(text, "| {store} | {rounds} | {median:.0} | {most:.0} | {least:.0} |")?;
     }

@@ -186,3 +186,43 @@ fn against_limit(results: &Results) -> Option<Spread> {
     });
     Spread::of(rounds).map(|rounds| Spread { median: p50.median / limit.median, ..rounds })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(store: &str, round: u32, per_second: f64) -> Sample {
+        Sample {
+            round,
+            store: store.to_owned(),
+            row: "write-64".to_owned(),
+            operations: 1,
+            errors: 0,
+            first_error: None,
+            per_second,
+            p50_us: 1.0,
+            p99_us: 1.0,
+            max_us: 1.0,
+            servers_us_per_operation: 1.0,
+            servers_busy: 1.0,
+            generator_busy: 1.0,
+            others_busy: 0.0,
+        }
+    }
+
+    #[test]
+    fn a_ratio_is_of_medians_and_spreads_over_rounds() {
+        let rates = [("quorate", [60.0, 40.0, 50.0]), ("etcd", [10.0, 10.0, 20.0])];
+        let mut results = Results { rounds: 3, ..Results::default() };
+        for (store, rates) in rates {
+            let samples = rates.iter().zip(1..).map(|(rate, round)| sample(store, round, *rate));
+            results.samples.extend(samples);
+        }
+        let measured = ratio(&results, "write-64", "etcd", RATE);
+        assert_eq!(measured, Some(Spread { median: 5.0, least: 2.5, most: 6.0 }));
+        let goals = goals(&results);
+        let verdicts: Vec<_> = goals.iter().map(Goal::verdict).collect();
+        assert_eq!(verdicts[1], "at least that");
+        assert_eq!(verdicts.iter().filter(|verdict| **verdict == "not measured").count(), 18);
+    }
+}

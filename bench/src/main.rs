@@ -159,12 +159,7 @@ async fn run(typed: Measure) -> Result<()> {
             rounds: typed.rounds,
             window_seconds: typed.seconds,
             warm_seconds: typed.warm,
-            stores: Vec::new(),
-            left_out: Vec::new(),
-            limits: Vec::new(),
-            samples: Vec::new(),
-            memory: Vec::new(),
-            failovers: Vec::new(),
+            ..Results::default()
         },
     };
     let wanted = |name: &str| typed.stores.is_empty() || typed.stores.iter().any(|s| s == name);

@@ -38,6 +38,14 @@ struct Asked<R> {
     answer: oneshot::Sender<Vec<R>>,
 }
 
+/// A request that was sent.
+struct Waiting<R> {
+    replies: usize,
+    /// Those that came so far.
+    had: Vec<R>,
+    answer: oneshot::Sender<Vec<R>>,
+}
+
 /// A socket to a port of loopback that sends at once what it is given.
 pub(crate) async fn dial(port: u16) -> Result<TcpStream> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
@@ -66,8 +74,7 @@ impl<D: Dialect> Pipe<D> {
 async fn serve<D: Dialect>(mut stream: TcpStream, mut asked: mpsc::Receiver<Asked<D::Reply>>) {
     let mut input = BytesMut::with_capacity(1 << 18);
     let mut output = Vec::with_capacity(1 << 18);
-    let mut waiting: VecDeque<(usize, Vec<D::Reply>, oneshot::Sender<Vec<D::Reply>>)> =
-        VecDeque::new();
+    let mut waiting = VecDeque::<Waiting<D::Reply>>::new();
     loop {
         tokio::select! {
             first = asked.recv() => {
@@ -75,7 +82,7 @@ async fn serve<D: Dialect>(mut stream: TcpStream, mut asked: mpsc::Receiver<Aske
                 let mut next = Some(first);
                 while let Some(Asked { bytes, replies, answer }) = next {
                     output.extend_from_slice(&bytes);
-                    waiting.push_back((replies, Vec::with_capacity(replies), answer));
+                    waiting.push_back(Waiting { replies, had: Vec::new(), answer });
                     next = asked.try_recv().ok();
                 }
                 // No store stops reading over so little: 256 requests are under 100 KB.
@@ -94,10 +101,10 @@ async fn serve<D: Dialect>(mut stream: TcpStream, mut asked: mpsc::Receiver<Aske
                         Ok(None) => break,
                         Err(_) => return,
                     };
-                    let Some((replies, had, _)) = waiting.front_mut() else { return };
-                    had.push(reply);
-                    if had.len() == *replies
-                        && let Some((_, had, answer)) = waiting.pop_front()
+                    let Some(first) = waiting.front_mut() else { return };
+                    first.had.push(reply);
+                    if first.had.len() == first.replies
+                        && let Some(Waiting { had, answer, .. }) = waiting.pop_front()
                     {
                         // The one who asked may have given up.
                         let _ = answer.send(had);

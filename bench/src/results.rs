@@ -7,7 +7,7 @@ use crate::limit::Limit;
 use crate::machine::Machine;
 use crate::store::Facts;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Results {
     pub(crate) machine: Machine,
     /// When, and with what: said by whoever ran it.

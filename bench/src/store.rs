@@ -18,8 +18,8 @@ pub(crate) trait Store: Sized + Send + Sync {
     const NAME: &'static str;
 
     /// When the leader is killed: how long a write waits before the writer tries again, where its client
-    /// does not do so by itself. Far below what any of these stores takes to elect, so that it does not
-    /// decide what is measured.
+    /// does not do so by itself. Short beside what these stores take to elect: a gap is longer by at most
+    /// that.
     const ATTEMPT_PATIENCE: Duration = Duration::from_millis(300);
 
     /// What is told of it in the document: its version, how it was started, how durable it is.

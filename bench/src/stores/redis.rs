@@ -36,9 +36,10 @@ impl Store for Redis {
             flags: "`--appendonly yes --appendfsync always` on all three, two with `--replicaof`; \
                     `SET` and `WAIT 1` for each write"
                 .to_owned(),
-            durability: "fsync on the master, and one replica has it (`WAIT` of this version does \
+            durability:
+                "fsync on the master, and one replica has received it (`WAIT` of this version does \
                          not tell whether that replica has fsynced); no consensus"
-                .to_owned(),
+                    .to_owned(),
             reads: "of the master, which asks nobody: stale after a fail-over".to_owned(),
         })
     }

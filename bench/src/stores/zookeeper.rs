@@ -67,14 +67,13 @@ impl Store for ZooKeeper {
             .map(|at| format!("server.{at}=127.0.0.1:{}:{}\n", ports[3 + at], ports[6 + at]))
             .collect();
         let mut processes = Processes::new(ground);
-        for at in 0..3 {
+        for (at, port) in ports[..3].iter().enumerate() {
             let dir = ground.empty(&format!("zookeeper-{at}"))?;
             fs::write(dir.join("myid"), at.to_string())?;
             let config = format!(
                 "tickTime=2000\ninitLimit=10\nsyncLimit=5\nmaxClientCnxns=0\n\
-                 admin.enableServer=false\ndataDir={}\nclientPort={}\n{members}",
+                 admin.enableServer=false\ndataDir={}\nclientPort={port}\n{members}",
                 dir.display(),
-                ports[at],
             );
             let path = dir.join("zoo.cfg");
             fs::write(&path, config)?;
