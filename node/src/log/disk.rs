@@ -14,9 +14,9 @@ use super::read::Reader;
 use super::recover::{self, OpenError, OpenReport, Recovered, Segment};
 use super::segment::{self, FileName, SegmentHeader};
 use super::shape::Shape;
-use super::{FAILED, Log, LogOp, Meta, ReadError, book, group};
+use super::{FAILED, Log, LogOp, MadeSpare, Meta, ReadError, Spare, book, group};
 
-/// How many dropped segments are kept to be overwritten; more are removed.
+/// How many files are kept to be overwritten; further segments that are dropped are removed.
 pub const SPARES_MAX: usize = 4;
 
 /// The shortest segment: a header and as much again.
@@ -28,8 +28,18 @@ pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// The usual segment.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 16 << 20;
 
+/// Where there is no spare, one is asked for when this part of the last segment is full.
+const SPARE_AFTER: u64 = 8;
+
 /// Segments made for one great group are a multiple of this.
 const ROUND_BYTES: u64 = 4096;
+
+/// A batch up to this is copied behind its group's head and written with it: a call more costs more
+/// than that copy.
+const COPIED_BYTES_MAX: usize = 256 << 10;
+
+/// A head that grew beyond this is given back.
+const HEAD_KEPT_BYTES: usize = 2 * COPIED_BYTES_MAX;
 
 /// How a log is kept on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +75,9 @@ pub struct DiskLog<F: Files> {
     newest: u64,
     /// The numbers of the spares.
     spares: Vec<u64>,
-    /// A group's header and items; kept for its memory.
+    /// The last segment for which a spare was asked for.
+    asked_within: u64,
+    /// A group's header and items, and batches that are written with them; kept for its memory.
     head: Vec<u8>,
     /// True from the beginning of each change until it succeeded.
     failed: bool,
@@ -118,6 +130,7 @@ impl<F: Files> DiskLog<F> {
             sequence: found.sequence,
             newest: found.highest,
             spares: Vec::new(),
+            asked_within: 0,
             head: Vec::new(),
             failed: false,
         }
@@ -204,9 +217,10 @@ impl<F: Files> DiskLog<F> {
         if let Err(rule) = self.ledger.apply(ops, segment.number, batches_at) {
             panic!("{rule}");
         }
-        let written = segment.append(&self.head, ops);
+        let written = segment.append(&mut self.head, ops);
         written.map_err(|error| at(FileName::Segment(segment.number), &error))?;
         self.sequence = next;
+        self.head.shrink_to(HEAD_KEPT_BYTES);
         Ok(())
     }
 
@@ -306,11 +320,18 @@ impl<F: Files> Look<F> {
 }
 
 impl<File: LogFile> Segment<File> {
-    /// Writes a group, from its head and from the batches of its ops, and syncs it.
-    fn append(&mut self, head: &[u8], ops: &[LogOp]) -> io::Result<()> {
+    /// Writes a group, from its head and from the batches of its ops, and syncs it. The head may
+    /// become longer.
+    fn append(&mut self, head: &mut Vec<u8>, ops: &[LogOp]) -> io::Result<()> {
+        let mut batches = group::batches(ops).peekable();
+        while let Some(batch) =
+            batches.next_if(|batch| head.len() + batch.len() <= COPIED_BYTES_MAX)
+        {
+            head.extend_from_slice(batch);
+        }
         self.file.write_at(self.used, head)?;
         let mut end = self.used + head.len() as u64;
-        for batch in group::batches(ops).filter(|batch| !batch.is_empty()) {
+        for batch in batches.filter(|batch| !batch.is_empty()) {
             self.file.write_at(end, batch)?;
             end += batch.len() as u64;
         }
@@ -373,6 +394,35 @@ impl<F: Files> Log for DiskLog<F> {
         assert!(index <= applied, "only what is durably applied is dropped (design §4)");
         self.failed = true;
         self.drop_segments(index)?;
+        self.failed = false;
+        Ok(())
+    }
+
+    fn needs_spare(&mut self) -> Option<Spare> {
+        let last = self.segments.back()?;
+        let enough = !self.spares.is_empty() || last.number <= self.asked_within;
+        let header_bytes = segment::HEADER_BYTES as u64;
+        let early = last.used - header_bytes < (last.bytes - header_bytes) / SPARE_AFTER;
+        if self.failed || enough || early {
+            return None;
+        }
+        // No file has had that number, and none gets it besides: a segment that is begun meanwhile
+        // has a higher one.
+        let number = self.newest.checked_add(1)?;
+        self.newest = number;
+        self.asked_within = last.number;
+        let name = FileName::New(number).to_string();
+        Some(Spare { number, making: self.files.making(name, self.options.segment_bytes) })
+    }
+
+    fn take_spare(&mut self, MadeSpare { number, made }: MadeSpare) -> io::Result<()> {
+        self.usable()?;
+        if made.is_err() {
+            return Ok(());
+        }
+        self.failed = true;
+        self.rename(FileName::New(number), FileName::Spare(number))?;
+        self.spares.push(number);
         self.failed = false;
         Ok(())
     }

@@ -9,6 +9,9 @@ use rustix::fs::FlockOperation;
 
 use crate::dirs;
 
+/// Makes a file, on whatever thread it is run; see [`Files::making`].
+pub type Making = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
 /// A directory of files that keep their length.
 pub trait Files: Send {
     /// An open file.
@@ -35,6 +38,10 @@ pub trait Files: Send {
     /// # Errors
     /// Where there is such a file, or no room.
     fn create(&self, name: &str, bytes: u64) -> io::Result<Self::File>;
+
+    /// What [`create`](Self::create) does, for another thread to do, and gently to whoever else
+    /// waits for the disk. Where it fails it takes away again what it made, if that can be.
+    fn making(&self, name: String, bytes: u64) -> Making;
 
     /// Opens a file, for reading and for overwriting.
     ///
@@ -99,7 +106,7 @@ pub struct RealFiles {
 }
 
 /// How much is zero-filled in one write.
-const ZEROS_BYTES: usize = 1 << 20;
+const ZEROS_BYTES: usize = 256 << 10;
 
 impl RealFiles {
     /// The directory at `path`, which is made where it is not there (its parent must be).
@@ -150,17 +157,22 @@ impl Files for RealFiles {
     }
 
     fn create(&self, name: &str, bytes: u64) -> io::Result<RealFile> {
-        let path = self.path.join(name);
-        let mut file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        let zeros = vec![0; ZEROS_BYTES];
-        let mut left = bytes;
-        while left > 0 {
-            let part = usize::try_from(left).unwrap_or(usize::MAX).min(zeros.len());
-            file.write_all(&zeros[..part])?;
-            left -= part as u64;
-        }
-        file.sync_all()?;
+        let file = make(&self.path.join(name))?;
+        fill(&file, bytes, |_| Ok(()))?;
         Ok(RealFile(file))
+    }
+
+    fn making(&self, name: String, bytes: u64) -> Making {
+        let path = self.path.join(name);
+        Box::new(move || {
+            let file = make(&path)?;
+            // Piece by piece: the log's own syncs wait behind one piece at the most.
+            let filled = fill(&file, bytes, fs::File::sync_data);
+            if filled.is_err() {
+                let _ = fs::remove_file(&path);
+            }
+            filled
+        })
     }
 
     fn open(&self, name: &str) -> io::Result<RealFile> {
@@ -179,6 +191,27 @@ impl Files for RealFiles {
     fn sync_names(&self) -> io::Result<()> {
         self.directory.sync_all()
     }
+}
+
+fn make(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)
+}
+
+/// Fills a new file with zeros and makes it durable, with a word after each piece.
+fn fill(
+    mut file: &fs::File,
+    bytes: u64,
+    after_piece: impl Fn(&fs::File) -> io::Result<()>,
+) -> io::Result<()> {
+    let zeros = vec![0; ZEROS_BYTES];
+    let mut left = bytes;
+    while left > 0 {
+        let part = usize::try_from(left).unwrap_or(usize::MAX).min(zeros.len());
+        file.write_all(&zeros[..part])?;
+        after_piece(file)?;
+        left -= part as u64;
+    }
+    file.sync_all()
 }
 
 /// A file of the file system.

@@ -11,8 +11,8 @@
 //!
 //! ```text
 //! log-000000000007.seg    a segment: header of 4 KiB, then groups one behind the other
-//! spare-000000000003.seg  a segment dropped, kept to be overwritten
-//! new-000000000008.seg    a segment that was not finished; removed at the next open
+//! spare-000000000003.seg  a segment dropped, kept to be overwritten; or made ahead of its use
+//! new-000000000008.seg    a file that was not finished; removed at the next open
 //! lost-000000000005.seg   a segment behind damage, set aside for the operator, who may delete it
 //! ```
 //!
@@ -209,6 +209,28 @@ pub fn shorten(log: &mut dyn Log, durable_applied: Index, keep: Keep) -> io::Res
     Ok(())
 }
 
+/// A file that the log will need before long. Zero-filling one takes as long as hundreds of groups,
+/// all of which would wait, so it is made meanwhile, on a thread of its own.
+pub struct Spare {
+    number: u64,
+    making: files::Making,
+}
+
+/// A spare that was made, or was not.
+#[derive(Debug)]
+pub struct MadeSpare {
+    number: u64,
+    made: io::Result<()>,
+}
+
+impl Spare {
+    /// Makes it; waits for the disk.
+    #[must_use]
+    pub fn make(self) -> MadeSpare {
+        MadeSpare { number: self.number, made: (self.making)() }
+    }
+}
+
 /// A node's log.
 ///
 /// After any call but `read` returned an error, the log refuses every further call, and what
@@ -246,6 +268,22 @@ pub trait Log: Send {
     /// # Panics
     /// When `index` is beyond durable applied (design §4).
     fn drop_through(&mut self, index: Index) -> io::Result<()>;
+
+    /// What is worth making by now for what is written next. Asked after a write; asks for one at a
+    /// time. Where nobody makes it, the log does when it has to.
+    fn needs_spare(&mut self) -> Option<Spare> {
+        None
+    }
+
+    /// Takes in what was made. That it could not be made is no failure: the log tries by itself when
+    /// it has to.
+    ///
+    /// # Errors
+    /// Where the disk fails.
+    fn take_spare(&mut self, spare: MadeSpare) -> io::Result<()> {
+        let _ = spare;
+        Ok(())
+    }
 
     /// The highest index to give to `drop_through` that leaves about `bytes` of log, or more:
     /// how the tail for peers that lag is kept. The base where there is less.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use quorate_protocol::seeded::Seeded;
 
-use super::files::{Files, LogFile};
+use super::files::{Files, LogFile, Making};
 
 /// A simulated directory; clones are the same directory.
 #[derive(Clone, Debug, Default)]
@@ -381,6 +381,17 @@ impl Files for TornFiles {
         Ok(self.handle(file))
     }
 
+    fn making(&self, name: String, bytes: u64) -> Making {
+        let files = Self { disk: self.disk.clone(), process: self.process, locked: false };
+        Box::new(move || {
+            let made = files.create(&name, bytes).map(drop);
+            if made.is_err() {
+                let _ = files.remove(&name);
+            }
+            made
+        })
+    }
+
     fn open(&self, name: &str) -> io::Result<TornFile> {
         let disk = self.disk.reading(self.process)?;
         let file = disk.names.get(name).ok_or_else(|| absent(name))?;
@@ -425,7 +436,9 @@ impl LogFile for TornFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let (mut disk, power_fails) = self.disk.changing(self.process)?;
         let content = disk.files.get_mut(&self.file).ok_or_else(|| absent("that file"))?;
-        content.write(usize::try_from(offset).map_err(io::Error::other)?, bytes)?;
+        // As far as it has come when the power fails, or the process is killed.
+        let written = if power_fails { bytes.len() / 2 } else { bytes.len() };
+        content.write(usize::try_from(offset).map_err(io::Error::other)?, &bytes[..written])?;
         if power_fails { Err(dark()) } else { Ok(()) }
     }
 

@@ -1,4 +1,5 @@
-//! The log thread: the only one that waits for the disk under the log.
+//! The log thread: the only one that waits for the disk under the log. (A second one, now and then,
+//! makes a file for it ahead of its use.)
 //!
 //! Steps that came while a sync ran become durable together in the next one. A failed write or
 //! sync is said once and nothing is tried again: the process ends (design §4).
@@ -13,7 +14,7 @@ use quorate_protocol::version::Version;
 
 use super::inbox::{Inbox, Input};
 use crate::core::event::{Event, Ticket};
-use crate::log::{self, GROUP_BYTES_MAX, Keep, Log, LogOp, ReadError};
+use crate::log::{self, GROUP_BYTES_MAX, Keep, Log, LogOp, MadeSpare, ReadError};
 
 /// How much is written in one group at the most, one step of that size aside.
 const GATHER_BYTES_MAX: usize = GROUP_BYTES_MAX / 4;
@@ -58,7 +59,7 @@ impl Logger {
         let thread = thread::Builder::new().name("log".to_owned()).spawn(move || {
             // Any other end than by `Close` or a panic says itself why.
             let _sentinel = inbox.sentinel("the log thread");
-            Worker { log, inbox, base: Version::ZERO }.run(&receiver);
+            Worker { log, inbox, base: Version::ZERO, bytes: 0, maker: None }.run(&receiver);
         })?;
         Ok(Self { requests, thread: Some(thread) })
     }
@@ -93,6 +94,10 @@ struct Worker {
     log: Box<dyn Log>,
     inbox: Inbox,
     base: Version,
+    /// As told.
+    bytes: u64,
+    /// Makes the next file of the log ahead of its use.
+    maker: Option<thread::JoinHandle<MadeSpare>>,
 }
 
 impl Worker {
@@ -124,7 +129,28 @@ impl Worker {
                 return;
             }
         }
+        if let Some(maker) = self.maker.take() {
+            // It must not go on in a directory that somebody else may open.
+            let _ = maker.join();
+        }
         self.log.close();
+    }
+
+    /// Sees to it that the log's next file is there when it is needed.
+    fn look_ahead(&mut self) -> std::io::Result<()> {
+        if let Some(maker) = self.maker.take_if(|maker| maker.is_finished())
+            && let Ok(made) = maker.join()
+        {
+            self.log.take_spare(made)?;
+        }
+        if self.maker.is_none()
+            && let Some(spare) = self.log.needs_spare()
+        {
+            let make = || spare.make();
+            // Without another thread the log makes its files by itself.
+            self.maker = thread::Builder::new().name("log-spare".to_owned()).spawn(make).ok();
+        }
+        Ok(())
     }
 
     fn write(&mut self, ticket: Ticket, ops: &[LogOp]) -> std::io::Result<()> {
@@ -136,15 +162,24 @@ impl Worker {
         }
         self.inbox.put(Input::Node(Event::Persisted(ticket)));
         self.tell_base();
-        self.inbox.put(Input::LogBytes(self.log.bytes()));
-        Ok(())
+        self.tell_bytes();
+        self.look_ahead()
     }
 
     fn shorten(&mut self, durable_applied: Index, keep: Keep) -> std::io::Result<()> {
         log::shorten(&mut *self.log, durable_applied, keep)?;
         self.tell_base();
-        self.inbox.put(Input::LogBytes(self.log.bytes()));
+        self.tell_bytes();
         Ok(())
+    }
+
+    /// How long the log is, where that changed.
+    fn tell_bytes(&mut self) {
+        let bytes = self.log.bytes();
+        if bytes != self.bytes {
+            self.bytes = bytes;
+            self.inbox.put(Input::LogBytes(bytes));
+        }
     }
 
     fn tell_base(&mut self) {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use quorate_node::log::disk::{DiskLog, DiskOptions, SPARES_MAX};
 use quorate_node::log::torn::{TornDisk, TornFiles};
-use quorate_node::log::{Log, LogOp, ReadError};
+use quorate_node::log::{Log, LogOp, MadeSpare, ReadError};
 use quorate_protocol::ids::Index;
 use quorate_protocol::seeded::Seeded;
 
@@ -19,6 +19,8 @@ struct Subject {
     /// What a failed write would have made of it.
     unknown: Option<Model>,
     chance: Seeded,
+    /// Made for the log, and not taken in yet.
+    made: Vec<MadeSpare>,
     /// How often a call failed.
     failures: u32,
 }
@@ -31,6 +33,10 @@ enum Act {
     },
     Read {
         bytes_max: u16,
+    },
+    /// A file is made ahead of its use, and taken in now or after the next write.
+    MakeSpare {
+        late: bool,
     },
     /// The process stops in order and starts again.
     Reopen,
@@ -58,6 +64,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         20 => ops().prop_map(Act::Write),
         4 => any::<u8>().prop_map(|back| Act::Drop { back }),
         1 => any::<u16>().prop_map(|bytes_max| Act::Read { bytes_max }),
+        4 => any::<bool>().prop_map(|late| Act::MakeSpare { late }),
         1 => Just(Act::Reopen),
         2 => Just(Act::Kill),
         3 => (any::<u64>(), any::<u8>()).prop_map(|(seed, again)| Act::Crash { seed, again }),
@@ -77,6 +84,7 @@ impl Subject {
             acknowledged: Model::default(),
             unknown: None,
             chance: Seeded::new(seed),
+            made: Vec::new(),
             failures: 0,
         };
         if let Some(changes) = power_fails_after {
@@ -98,6 +106,7 @@ impl Subject {
                 let model = self.acknowledged.clone();
                 model.check_reads(self.log(), usize::from(*bytes_max));
             }
+            Act::MakeSpare { late } => self.make_spare(*late),
             Act::Reopen => {
                 let log = Box::new(self.log.take().expect("open"));
                 log.close();
@@ -131,8 +140,26 @@ impl Subject {
             }
             Err(_) => {
                 self.unknown = Some(next);
-                self.start_over();
+                return self.start_over();
             }
+        }
+        for made in std::mem::take(&mut self.made) {
+            if self.log().take_spare(made).is_err() {
+                return self.start_over();
+            }
+        }
+    }
+
+    fn make_spare(&mut self, late: bool) {
+        let Some(spare) = self.log().needs_spare() else { return };
+        assert!(self.log().needs_spare().is_none(), "one at a time");
+        let made = spare.make();
+        if self.disk.is_dark() {
+            self.start_over();
+        } else if late {
+            self.made.push(made);
+        } else if self.log().take_spare(made).is_err() {
+            self.start_over();
         }
     }
 
@@ -176,6 +203,7 @@ impl Subject {
 
     /// Opens the log, however often the power fails meanwhile, and compares.
     fn open(&mut self) {
+        self.made.clear();
         let (log, report) = loop {
             self.log = None;
             match DiskLog::open(self.disk.files(), OPTIONS) {
@@ -226,6 +254,7 @@ fn the_power_may_fail_at_every_step() {
         if nth % 5 == 4 {
             script.push(Act::Drop { back: 0 });
         }
+        script.push(Act::MakeSpare { late: nth % 2 == 0 });
         if nth == 11 {
             script.push(Act::Write(vec![Op::Append { cut: 255, entries: vec![(true, 9000)] }]));
         }
@@ -243,6 +272,40 @@ fn the_power_may_fail_at_every_step() {
             subject.crash(None);
         }
     }
+}
+
+#[test]
+fn a_segment_is_begun_in_a_spare_that_was_made_ahead() {
+    let mut subject = Subject::new(1, None);
+    assert!(subject.log().needs_spare().is_none(), "the first has room enough");
+    subject.write(&[Op::Append { cut: 0, entries: vec![(true, 3000)] }]);
+    subject.make_spare(false);
+    assert!(subject.disk.contents().contains_key("spare-000000000002.seg"));
+    let full = || Op::Append { cut: 0, entries: vec![(true, 3000)] };
+    subject.write(&[full()]);
+    let names: Vec<_> = subject.disk.contents().into_keys().collect();
+    assert_eq!(names, ["log-000000000001.seg", "log-000000000003.seg"]);
+    // One that comes too late is for the segment after that.
+    let made = subject.log().needs_spare().unwrap().make();
+    subject.write(&[full()]);
+    subject.log().take_spare(made).unwrap();
+    subject.write(&[full()]);
+    let names: Vec<_> = subject.disk.contents().into_keys().collect();
+    let segments = [1, 3, 5, 6].map(|number| format!("log-{number:012}.seg"));
+    assert_eq!(names, segments);
+    subject.disk.kill();
+    subject.open();
+}
+
+#[test]
+fn a_spare_that_cannot_be_made_is_no_failure() {
+    let mut subject = Subject::new(1, None);
+    subject.write(&[Op::Append { cut: 0, entries: vec![(true, 3000)] }]);
+    subject.disk.set_room(Some(OPTIONS.segment_bytes));
+    subject.make_spare(false);
+    assert_eq!(subject.disk.contents().len(), 1, "nothing half made is left");
+    subject.disk.set_room(None);
+    subject.write(&[Op::Append { cut: 0, entries: vec![(true, 3000)] }]);
 }
 
 #[test]
@@ -292,13 +355,13 @@ fn after_a_torn_group_another_segment_begins() {
     subject.write(&[Op::Append { cut: 0, entries: vec![(true, 100)] }]);
     let mut next = subject.acknowledged.clone();
     let ops = [Op::Append { cut: 0, entries: vec![(false, 100)] }.on(&mut next)];
-    // The head is written, the batch is not.
+    // Half of it is written.
     subject.disk.fail_power_after(0);
     subject.log().write(&ops).unwrap_err();
     subject.disk.kill();
     let (log, report) = DiskLog::open(subject.disk.files(), OPTIONS).unwrap();
     subject.acknowledged.check(&log);
-    assert!(report.torn_bytes > 100, "{report:?}");
+    assert!(report.torn_bytes > 50, "{report:?}");
     assert_eq!(report.rot, None);
     let names = subject.disk.contents();
     assert!(names.contains_key("log-000000000002.seg"), "{:?}", names.keys());

@@ -71,7 +71,7 @@ impl Process {
         }
         if let Some(ticket) = last {
             let promised = self.log.meta().promised;
-            match self.log.write(&group) {
+            match self.write(&group) {
                 Ok(()) => {
                     if let Some(node) = self.node.node() {
                         checks.durable.written(node, &written);
@@ -86,6 +86,15 @@ impl Process {
             }
         }
         self.log_begin();
+    }
+
+    /// Writes a group, and makes the log's next file when it asks for one.
+    fn write(&mut self, group: &[LogOp]) -> std::io::Result<()> {
+        self.log.write(group)?;
+        match self.log.needs_spare() {
+            Some(spare) => self.log.take_spare(spare.make()),
+            None => Ok(()),
+        }
     }
 
     fn log_other(&mut self, work: LogWork) {
