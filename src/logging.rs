@@ -15,6 +15,7 @@ use quorate_traces::record::OnTrouble;
 use quorate_traces::{ChromeTrace, EventLayer, Identity, Options, Recorder};
 use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
@@ -57,14 +58,25 @@ pub(crate) fn start(
     asked: &Tracing,
 ) -> Result<Guard, Failure> {
     let filter = parse_filter(level)?;
-    let to_stderr = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_filter(filter);
     let identity = Identity { address: Some(address.to_owned()), ..of_role(role) };
     let (layers, guard) = begin(asked, &format!("{role}@{address}"), identity);
-    tracing_subscriber::registry().with(layers).with(to_stderr).init();
+    // Not with an empty layer in its place: that one wants everything, and every span and event there
+    // is would be made for it.
+    match layers {
+        Some(layers) => tracing_subscriber::registry().with(layers).with(to_stderr(filter)).init(),
+        None => tracing_subscriber::registry().with(to_stderr(filter)).init(),
+    }
     Ok(guard)
+}
+
+fn to_stderr<S>(filter: EnvFilter) -> impl Layer<S>
+where
+    S: tracing::Subscriber + for<'span> LookupSpan<'span>,
+{
+    tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_filter(filter)
 }
 
 /// Starts the trace of a process that logs nothing, where one is asked for.
