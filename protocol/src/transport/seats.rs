@@ -48,6 +48,8 @@ struct Hall {
     taken: BTreeMap<u64, Taken>,
     /// By service, what its seats hold.
     held_bytes: BTreeMap<Service, usize>,
+    /// Whether a seat may wait for bytes: else nobody is looked for at every answer.
+    waits: bool,
 }
 
 #[derive(Debug)]
@@ -123,10 +125,15 @@ impl Hall {
     fn release(&mut self, service: Service, bytes: usize) {
         let held = self.held_bytes.entry(service).or_default();
         *held -= bytes;
-        if bytes == 0 || *held >= SERVICE_BYTES_MAX {
+        if bytes == 0 || *held >= SERVICE_BYTES_MAX || !self.waits {
             return;
         }
-        for waiting in self.taken.values_mut().filter(|it| it.waits && it.service == service) {
+        self.waits = false;
+        for waiting in self.taken.values_mut().filter(|it| it.waits) {
+            if waiting.service != service {
+                self.waits = true;
+                continue;
+            }
             waiting.waits = false;
             if let Some(waker) = waiting.waker.take() {
                 waker.wake();
@@ -162,6 +169,7 @@ impl Seat {
         if !may && let Some(taken) = hall.taken.get_mut(&self.id) {
             taken.waits = true;
             taken.wake_by(cx);
+            hall.waits = true;
         }
         may
     }
