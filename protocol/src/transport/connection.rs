@@ -30,6 +30,10 @@ use super::wire::Wire;
 /// frame, all that a slow reader can make this end keep.
 pub const WRITE_BUFFER_BYTES: usize = 256 << 10;
 
+/// At this much output some leaves, whatever else comes: the peer works on the first part of many
+/// messages while the rest is put together.
+const EARLY_BYTES: usize = 16 << 10;
+
 /// How much is read at once, at least.
 pub const READ_CHUNK_BYTES: usize = 64 << 10;
 
@@ -297,7 +301,13 @@ where
     type Error = FrameError;
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
-        self.get_mut().poll_drain(cx, WRITE_BUFFER_BYTES)
+        let this = self.get_mut();
+        if this.output.len() >= EARLY_BYTES
+            && let Poll::Ready(drained) = this.poll_drain(cx, 0)
+        {
+            return Poll::Ready(drained);
+        }
+        this.poll_drain(cx, WRITE_BUFFER_BYTES)
     }
 
     fn start_send(self: Pin<&mut Self>, message: Out) -> Result<(), FrameError> {
