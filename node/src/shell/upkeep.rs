@@ -16,8 +16,11 @@ use crate::log::Keep;
 
 /// How often it is looked whether anything is to be done.
 pub(super) const UPKEEP: Millis = Millis(500);
-/// How much is verified each time: 2 MB/s, so that a gigabyte takes eight minutes.
-const SCRUB_BYTES: usize = 1 << 20;
+/// How much is verified each time: 512 KiB/s, so that a gigabyte takes about half an hour. A step is
+/// short, for it takes a processor from the requests.
+const SCRUB_BYTES: usize = 256 << 10;
+/// A pass over all records begins this long after the one before began, or when that has ended.
+const SCRUB_EVERY: Millis = Millis(10 * 60 * 1_000);
 /// How many damaged records are healed at once; the scrub comes by again.
 const HEAL_MAX: usize = 64;
 /// How long a read that heals may take.
@@ -30,6 +33,8 @@ pub(super) struct Upkeep {
     ages: Ages,
     scrub_after: Option<Key>,
     scrubbing: bool,
+    /// When the next pass of the scrub may begin.
+    next_pass: Moment,
     /// A sync that [`Shell::make_room`] asked for is under way.
     syncing: bool,
 }
@@ -112,10 +117,17 @@ impl Shell {
         }
     }
 
-    /// Verifies some records, on a thread of its own.
+    /// Verifies some records, on a thread of its own; begins anew when that is due.
     fn scrub(&mut self) {
         if self.upkeep.scrubbing || self.engine == "memory" {
             return;
+        }
+        if self.upkeep.scrub_after.is_none() {
+            let now = self.now();
+            if now < self.upkeep.next_pass {
+                return;
+            }
+            self.upkeep.next_pass = now + SCRUB_EVERY;
         }
         self.upkeep.scrubbing = true;
         let (state, inbox) = (self.state.clone(), self.inbox.clone());

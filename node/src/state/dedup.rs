@@ -1,7 +1,7 @@
 //! The dedup table: which requests the last `dedup_window` entries were, and what each was told.
 //!
 //! Rows stand in version order in a ring; a hash table beside it holds only their places, so a
-//! row costs about sixty bytes. What is forgotten depends on the index applied and on the window
+//! row costs about seventy bytes. What is forgotten depends on the index applied and on the window
 //! alone: two nodes that applied the same entry know the same requests (design §4).
 //!
 //! The hash table is a plain one with linear probing, about half full. The ones to be had leave
@@ -27,8 +27,16 @@ const ROWS_SLACK: usize = 1 << 14;
 /// Row numbers count up to here and begin anew: one bit less than a place has.
 const NUMBERS: u32 = 1 << 31;
 
+/// A row's number, and part of the hash of its request: enough to tell nearly always, without a look
+/// at the row, which would have to come from the other end of memory, that it is another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    number: u32,
+    hash: u32,
+}
+
 /// A place that holds nothing: not a row number.
-const EMPTY: u32 = u32::MAX;
+const EMPTY: Place = Place { number: u32::MAX, hash: 0 };
 
 /// A row without the padding that a 128-bit field brings.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +79,7 @@ fn pack(token: &TokenId) -> ([u64; 2], u64) {
 pub(super) struct DedupTable {
     rows: VecDeque<Packed>,
     first: u32,
-    places: Vec<u32>,
+    places: Vec<Place>,
     /// Random, so that nobody can choose tokens that collide.
     seed: u64,
 }
@@ -92,11 +100,12 @@ impl DedupTable {
 
     /// What became of a request.
     pub(super) fn find(&self, token: &TokenId) -> Option<(Version, Answer)> {
-        let number = self.places[self.place_of(&pack(token))];
-        if number == EMPTY {
+        let token = pack(token);
+        let place = self.places[self.place_of(&token, self.hash_of(&token))];
+        if place == EMPTY {
             return None;
         }
-        let row = self.row(number);
+        let row = self.row(place.number);
         Some((row.version, row.answer))
     }
 
@@ -116,7 +125,7 @@ impl DedupTable {
     /// Forgets rows at or below `floor`.
     pub(super) fn forget(&mut self, floor: Index) {
         while let Some(row) = self.rows.front().filter(|row| row.version.index <= floor) {
-            let place = self.place_of(&(row.client, row.request));
+            let place = self.place_of_number(self.first, self.hash_of(&(row.client, row.request)));
             self.empty(place);
             self.rows.pop_front();
             self.first = (self.first + 1) % NUMBERS;
@@ -127,38 +136,54 @@ impl DedupTable {
         &self.rows[(number.wrapping_sub(self.first) % NUMBERS) as usize]
     }
 
-    /// Where probing for a request begins.
-    fn home_of(&self, (client, request): &([u64; 2], u64)) -> usize {
+    fn hash_of(&self, (client, request): &([u64; 2], u64)) -> u32 {
         let mut bytes = [0; 24];
         for (bytes, word) in bytes.chunks_exact_mut(8).zip([client[0], client[1], *request]) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
-        xxh3_64_with_seed(&bytes, self.seed) as usize & (self.places.len() - 1)
+        xxh3_64_with_seed(&bytes, self.seed) as u32
+    }
+
+    /// Where probing for a hash begins.
+    fn home_of(&self, hash: u32) -> usize {
+        hash as usize & (self.places.len() - 1)
     }
 
     /// The place of a request, or the empty one where it would go.
-    fn place_of(&self, token: &([u64; 2], u64)) -> usize {
-        let mut place = self.home_of(token);
-        while self.places[place] != EMPTY && !self.row(self.places[place]).is(token) {
-            place = (place + 1) & (self.places.len() - 1);
+    fn place_of(&self, token: &([u64; 2], u64), hash: u32) -> usize {
+        self.probe(hash, |number| self.row(number).is(token))
+    }
+
+    /// The place of a row that is there.
+    fn place_of_number(&self, number: u32, hash: u32) -> usize {
+        self.probe(hash, |other| other == number)
+    }
+
+    fn probe(&self, hash: u32, is_it: impl Fn(u32) -> bool) -> usize {
+        let mut at = self.home_of(hash);
+        loop {
+            let place = self.places[at];
+            if place == EMPTY || place.hash == hash && is_it(place.number) {
+                return at;
+            }
+            at = (at + 1) & (self.places.len() - 1);
         }
-        place
     }
 
     /// Empties a place, and moves up those behind that probing would no longer find.
     fn empty(&mut self, mut gap: usize) {
         let mask = self.places.len() - 1;
-        let mut place = gap;
+        let mut at = gap;
         loop {
-            place = (place + 1) & mask;
-            if self.places[place] == EMPTY {
+            at = (at + 1) & mask;
+            let place = self.places[at];
+            if place == EMPTY {
                 break;
             }
-            let row = self.row(self.places[place]);
-            let home = self.home_of(&(row.client, row.request));
-            if place.wrapping_sub(home) & mask >= place.wrapping_sub(gap) & mask {
-                self.places[gap] = self.places[place];
-                gap = place;
+            let home = self.home_of(place.hash);
+            if at.wrapping_sub(home) & mask >= at.wrapping_sub(gap) & mask {
+                self.places[gap] = place;
+                gap = at;
             }
         }
         self.places[gap] = EMPTY;
@@ -168,12 +193,14 @@ impl DedupTable {
         if 4 * (self.rows.len() + 1) > 3 * self.places.len() {
             self.widen();
         }
-        let place = self.place_of(&(row.client, row.request));
+        let token = (row.client, row.request);
+        let hash = self.hash_of(&token);
+        let place = self.place_of(&token, hash);
         if self.places[place] != EMPTY {
             return;
         }
         let length = u32::try_from(self.rows.len()).expect("a dedup window fits 31 bits");
-        self.places[place] = (self.first + length) % NUMBERS;
+        self.places[place] = Place { number: (self.first + length) % NUMBERS, hash };
         self.rows.push_back(row);
     }
 
@@ -181,8 +208,9 @@ impl DedupTable {
         self.places = vec![EMPTY; 2 * self.places.len()];
         self.first = 0;
         for (row, number) in self.rows.iter().zip(0..) {
-            let place = self.place_of(&(row.client, row.request));
-            self.places[place] = number;
+            let hash = self.hash_of(&(row.client, row.request));
+            let place = self.place_of_number(number, hash);
+            self.places[place] = Place { number, hash };
         }
     }
 

@@ -4,6 +4,7 @@
 //! sync that is due, else it waits. Jobs come first because somebody waits for them; each is
 //! bounded, so groups still get their turn.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -16,7 +17,7 @@ use quorate_protocol::version::Version;
 use super::cache::Cache;
 use super::jobs::Job;
 use super::layered::{Notice, Shared};
-use super::overlay::{Copying, Overlay};
+use super::overlay::{Changes, Copying, Overlay};
 use super::{Group, Snapshot, State, StateError, Swept};
 
 /// How many records one step of dropping tombstones looks at.
@@ -101,8 +102,8 @@ impl Overlay {
         }
         let limits = &shared.limits;
         let old = |since: Instant, after: Duration| forced || since.elapsed() >= after;
-        let full = self.open_bytes >= limits.feed_bytes;
-        if self.open_since.is_some_and(|since| full || old(since, limits.feed_after)) {
+        let large = self.is_large(limits);
+        if self.open_since.is_some_and(|since| large || old(since, limits.feed_after)) {
             return Some(Due::Feed);
         }
         let much = self.unsynced_bytes >= limits.sync_bytes;
@@ -160,17 +161,22 @@ impl Shared {
         if inner.open_since.take().is_none() {
             return Ok(());
         }
-        let group = Arc::new(Group {
-            changes: std::mem::take(&mut inner.open),
-            tokens: std::mem::take(&mut inner.open_tokens),
+        // About as many will be there the next time: growing is a pause under the lock.
+        let (next, next_tokens) = (inner.open.len(), inner.open_tokens.len());
+        let changes = std::mem::replace(&mut inner.open, Changes::with_capacity(next));
+        let changes = Arc::new(changes);
+        let mut group = Group {
+            changes: BTreeMap::new(),
+            tokens: std::mem::replace(&mut inner.open_tokens, Vec::with_capacity(next_tokens)),
             applied: inner.applied,
             tokens_floor: inner.forgotten,
-        });
+        };
         let bytes = std::mem::take(&mut inner.open_bytes);
         inner.feeding_bytes = bytes;
-        inner.feeding = Some(Arc::clone(&group));
+        inner.feeding = Some(Arc::clone(&changes));
         let engine = Arc::clone(&inner.engine);
         drop(inner);
+        group.changes = changes.iter().map(|(key, it)| (key.clone(), it.clone())).collect();
 
         let marks = engine.marks();
         // On failure the group stays where it can be read.

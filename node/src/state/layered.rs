@@ -39,11 +39,15 @@ pub struct Limits {
     pub overlay_bytes_max: usize,
     /// A group is fed when it is this large,
     pub feed_bytes: usize,
-    /// or when its first entry has waited this long. Later means that more overwrites cancel out.
+    /// or has this many requests in it, of which none cancels another out,
+    pub feed_requests: usize,
+    /// or when its first entry has waited this long. Later means that more overwrites cancel out:
+    /// what is fed costs many times what applying it costs.
     pub feed_after: Duration,
     /// The engine is synced when this much was fed since,
     pub sync_bytes: usize,
-    /// or when something fed has waited this long. The log keeps what is not synced.
+    /// or when something fed has waited this long. The log keeps what is not synced, and all of that
+    /// is in memory at the next start: so a group that waited long is synced soon.
     pub sync_after: Duration,
     /// About how much of the engine is kept in memory for reads; what was read least goes first.
     pub cache_bytes_max: usize,
@@ -64,9 +68,10 @@ impl Default for Limits {
         Self {
             overlay_bytes_max: 64 << 20,
             feed_bytes: 8 << 20,
-            feed_after: Duration::from_secs(1),
+            feed_requests: 1 << 17,
+            feed_after: Duration::from_secs(5),
             sync_bytes: 32 << 20,
-            sync_after: Duration::from_secs(5),
+            sync_after: Duration::from_secs(1),
             cache_bytes_max: 32 << 20,
         }
     }
@@ -178,7 +183,7 @@ impl LayeredState {
         inner.dedup.extend(&rows);
         inner.open_tokens.extend(rows);
         inner.forget();
-        let ready = inner.open_bytes >= self.shared.limits.feed_bytes;
+        let ready = inner.is_large(&self.shared.limits);
         drop(inner);
         if idle || ready {
             self.shared.wake.notify_one();
@@ -257,7 +262,7 @@ impl LayeredState {
     pub fn figures(&self) -> Figures {
         let inner = self.lock();
         let engine = Arc::clone(&inner.engine);
-        let feeding = inner.feeding.as_ref().map_or(0, |group| group.changes.len());
+        let feeding = inner.feeding.as_ref().map_or(0, |changes| changes.len());
         let figures = Figures {
             applied: inner.applied,
             durable_applied: inner.durable,

@@ -3,7 +3,7 @@
 //! This is what the lock of a [`LayeredState`](super::LayeredState) guards: nothing here waits
 //! for anything.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,7 +19,11 @@ use super::dedup::DedupTable;
 use super::jobs::Job;
 use super::layered::Limits;
 use super::page::still_forgotten;
-use super::{Change, Group, State, StateError, record_bytes};
+use super::{Change, State, StateError, record_bytes};
+
+/// Changes that are in memory only, of each key the last. In no order: that is made when they are
+/// fed, once for all the overwrites in between.
+pub(super) type Changes = HashMap<Key, Change>;
 
 /// What the lock guards. What is due when is told in `feeder.rs`.
 pub(super) struct Overlay {
@@ -27,12 +31,12 @@ pub(super) struct Overlay {
     /// What of the engine is in memory. Empty where all of it is.
     pub(super) cache: Cache,
     /// Applied and not given to the engine.
-    pub(super) open: BTreeMap<Key, Change>,
+    pub(super) open: Changes,
     pub(super) open_bytes: usize,
     pub(super) open_tokens: Vec<TokenRow>,
     pub(super) open_since: Option<Instant>,
     /// What the engine is being given.
-    pub(super) feeding: Option<Arc<Group>>,
+    pub(super) feeding: Option<Arc<Changes>>,
     pub(super) feeding_bytes: usize,
     pub(super) unsynced_bytes: usize,
     pub(super) unsynced_since: Option<Instant>,
@@ -74,7 +78,7 @@ impl Overlay {
         let mut inner = Self {
             engine,
             cache: Cache::new(limits.cache_bytes_max),
-            open: BTreeMap::new(),
+            open: Changes::new(),
             open_bytes: 0,
             open_tokens: Vec::new(),
             open_since: None,
@@ -110,6 +114,11 @@ impl Overlay {
         self.open_bytes + self.feeding_bytes >= limits.overlay_bytes_max
     }
 
+    /// Whether what waits for the engine is a group of the size that it is fed in.
+    pub(super) fn is_large(&self, limits: &Limits) -> bool {
+        self.open_bytes >= limits.feed_bytes || self.open_tokens.len() >= limits.feed_requests
+    }
+
     /// Whether the engine may hold newer records than those that are being applied.
     pub(super) fn replaying(&self) -> bool {
         self.applied < self.newest
@@ -117,7 +126,7 @@ impl Overlay {
 
     /// The last change of a key that is in memory.
     pub(super) fn find(&self, key: &Key) -> Option<&Change> {
-        self.open.get(key).or_else(|| self.feeding.as_ref()?.changes.get(key))
+        self.open.get(key).or_else(|| self.feeding.as_ref()?.get(key))
     }
 
     /// Whether only the engine knows what a key holds, and may have to wait for its disk.
@@ -141,17 +150,22 @@ impl Overlay {
             };
             let value = value.map(Value::detached);
             let record = Record { version, value, expires };
-            self.put(key.detached(), Change::Apply(record));
+            self.put(key, Change::Apply(record));
         }
         self.applied = version;
         self.open_since.get_or_insert_with(Instant::now);
     }
 
-    pub(super) fn put(&mut self, key: Key, change: Change) {
-        let bytes = |change: &Change| record_bytes(&key, change.record());
-        self.open_bytes -= self.open.get(&key).map_or(0, bytes);
-        self.open_bytes += bytes(&change);
-        self.open.insert(key, change);
+    /// A change of a key, whose name is copied where it is new.
+    pub(super) fn put(&mut self, key: &Key, change: Change) {
+        let bytes = record_bytes(key, change.record());
+        self.open_bytes += bytes;
+        if let Some(held) = self.open.get_mut(key) {
+            self.open_bytes -= record_bytes(key, held.record());
+            *held = change;
+        } else {
+            self.open.insert(key.detached(), change);
+        }
         self.open_since.get_or_insert_with(Instant::now);
     }
 

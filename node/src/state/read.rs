@@ -6,7 +6,6 @@
 //! another thread, so that nobody waits who must not (design §7).
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use quorate_protocol::record::{Digest, Key, Record, Value};
@@ -99,13 +98,9 @@ impl LayeredState {
     /// As [`get`](Self::get).
     pub fn scan(&self, after: Option<&Key>, records_max: usize) -> Result<Scanned, StateError> {
         let inner = self.lock();
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let range = (from, Bound::Unbounded);
         let mut layered: BTreeMap<Key, Change> = BTreeMap::new();
-        let fed = inner.feeding.iter().flat_map(|group| group.changes.range::<Key, _>(range));
-        let recent =
-            fed.take(records_max).chain(inner.open.range::<Key, _>(range).take(records_max));
-        for (key, change) in recent {
+        let recent = inner.feeding.iter().flat_map(|changes| changes.iter()).chain(&inner.open);
+        for (key, change) in recent.filter(|(key, _)| after.is_none_or(|after| *key > after)) {
             layered.insert(key.clone(), change.clone());
         }
         let (engine, replaying) = (Arc::clone(&inner.engine), inner.replaying());
@@ -166,7 +161,7 @@ impl LayeredState {
         }
         let record = record
             .map(|record| Record { value: record.value.as_ref().map(Value::detached), ..record });
-        inner.put(key.detached(), Change::Repair(record));
+        inner.put(key, Change::Repair(record));
         drop(inner);
         self.shared.wake.notify_one();
         Ok(true)

@@ -28,8 +28,9 @@ const KEYSPACE: &str = "state";
 /// fjall's name for the directory of keyspaces.
 const KEYSPACES: &str = "keyspaces";
 
-/// fjall's block cache.
-const CACHE_BYTES_MAX: u64 = 32 << 20;
+/// fjall's block cache: with ten million keys the blocks that say where to look are more than half of
+/// that already.
+const CACHE_BYTES_MAX: u64 = 64 << 20;
 
 /// How much journal fjall keeps at the most; its own least. Nothing rests on it.
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
