@@ -279,7 +279,7 @@ impl Shell {
         if through.index <= applied.index {
             return;
         }
-        let Some(entries) = self.tail.entries(applied.index, through.index) else {
+        let Some(entries) = self.tail.take_entries(applied.index, through.index) else {
             // The tail holds whatever is not applied; without it nothing is sure any more.
             self.failed = Some(format!(
                 "entries from {applied} to {through} are not in memory; restart the node"

@@ -10,7 +10,8 @@
 //! One would read one record at a time, and a disk that could do many at once would stand idle; and
 //! one read that takes long would hold up all the others. The runtime's blocking threads are there
 //! anyway (scrubs and pages of copies use them) and end when nobody needs them. A reader takes the
-//! next key of one queue until that is empty, so a slow key holds up no other.
+//! next key of one queue until that is empty. Two begin, and where the disk turns out to be slow, more
+//! join them at the next tick: so slow keys hold up no other for longer than that.
 //!
 //! # What may overtake what
 //!
@@ -67,6 +68,9 @@ use crate::state::{LayeredState, StateError};
 
 /// How many threads read at once; more keys wait.
 const READERS_MAX: usize = 8;
+/// How many of them begin. Mostly the system has what is read in its memory, and waking more threads
+/// takes longer than the reading; the others come where keys still wait at the next tick.
+const READERS_FIRST: usize = 2;
 /// How many requests may wait for the disk, and as many keys. Past that clients are told that the
 /// node is busy, a coordinator that fetches is told to come again, and a repair is left to the next
 /// round.
@@ -251,7 +255,8 @@ impl Shell {
     }
 
     /// Time has passed: lets go of rounds that waited too long.
-    pub(super) fn expire_rounds(&mut self) {
+    pub(super) fn tick_rounds(&mut self) {
+        self.prefetch.readers.start(READERS_MAX);
         let now = self.now();
         for round in self.prefetch.rounds.release(|round| now >= round.since + ROUND_WAIT) {
             self.answer_without_digests(round);
@@ -435,9 +440,14 @@ impl Desk {
 
 impl Readers {
     fn read(&self, keys: Vec<Key>) {
+        self.desk.lock().keys.extend(keys);
+        self.start(READERS_FIRST);
+    }
+
+    /// Starts readers for the keys that wait, until there are so many.
+    fn start(&self, readers_max: usize) {
         let mut queue = self.desk.lock();
-        queue.keys.extend(keys);
-        let more = READERS_MAX.saturating_sub(queue.readers).min(queue.keys.len());
+        let more = readers_max.saturating_sub(queue.readers).min(queue.keys.len());
         queue.readers += more;
         queue.alive += more;
         drop(queue);

@@ -4,16 +4,30 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-use quorate_protocol::entry::{Entry, Frame};
+use quorate_protocol::entry::{Entry, Frame, decode_batch};
 use quorate_protocol::ids::Index;
+use quorate_protocol::version::Version;
 
 /// How many bytes of frames are kept beyond what waits to be applied. What is older is read from
 /// the log's files.
 pub(crate) const TAIL_BYTES_MAX: usize = 32 << 20;
 
 struct Kept {
-    entry: Entry,
+    version: Version,
+    /// Until it is applied; from then on the frame is enough.
+    entry: Option<Entry>,
     frame: Bytes,
+}
+
+impl Kept {
+    fn take_entry(&mut self) -> Option<Entry> {
+        self.entry.take().or_else(|| {
+            let before = Index(self.version.index.0.checked_sub(1)?);
+            let prev = Version { index: before, ..self.version };
+            let frames = decode_batch(prev, &self.frame).ok()?;
+            frames.into_iter().next().map(|frame| frame.entry)
+        })
+    }
 }
 
 /// Contiguous entries up to the last one submitted to the log.
@@ -25,7 +39,7 @@ pub(crate) struct Tail {
 
 impl Tail {
     fn first(&self) -> Option<Index> {
-        self.kept.front().map(|kept| kept.entry.version.index)
+        self.kept.front().map(|kept| kept.version.index)
     }
 
     /// Where `index` stands, if it is here.
@@ -40,18 +54,18 @@ impl Tail {
         let Some(first) = frames.first() else { return };
         let (start, index) = (first.start, first.entry.version.index);
         self.cut_from(index);
-        if self.kept.back().is_some_and(|kept| kept.entry.version.index.next() != index) {
+        if self.kept.back().is_some_and(|kept| kept.version.index.next() != index) {
             self.clear();
         }
         for Frame { entry, start: from, end } in frames {
             let frame = batch.slice(from - start..end - start);
             self.bytes += frame.len();
-            self.kept.push_back(Kept { entry, frame });
+            self.kept.push_back(Kept { version: entry.version, entry: Some(entry), frame });
         }
     }
 
     fn cut_from(&mut self, index: Index) {
-        while self.kept.back().is_some_and(|kept| kept.entry.version.index >= index)
+        while self.kept.back().is_some_and(|kept| kept.version.index >= index)
             && let Some(cut) = self.kept.pop_back()
         {
             self.bytes -= cut.frame.len();
@@ -74,10 +88,10 @@ impl Tail {
         }
     }
 
-    /// The entries after `after` up to `through`; `None` where they are not all here.
-    pub(crate) fn entries(&self, after: Index, through: Index) -> Option<Vec<Entry>> {
+    /// The entries after `after` up to `through`, to be applied; `None` where they are not all here.
+    pub(crate) fn take_entries(&mut self, after: Index, through: Index) -> Option<Vec<Entry>> {
         let (first, last) = (self.at(after.next())?, self.at(through)?);
-        Some(self.kept.range(first..=last).map(|kept| kept.entry.clone()).collect())
+        self.kept.range_mut(first..=last).map(Kept::take_entry).collect()
     }
 
     /// About `bytes_max` bytes of frames after `after`, one at least; `None` where they are not
@@ -92,5 +106,27 @@ impl Tail {
             bytes.extend_from_slice(&kept.frame);
         }
         Some(bytes.freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_that_were_applied_are_made_of_their_frames_again() {
+        let mut batch = BytesMut::new();
+        let versions = [Version::new(3, 7), Version::new(3, 8), Version::new(4, 9)];
+        versions.iter().for_each(|version| Entry::barrier(*version).encode(&mut batch));
+        let batch = batch.freeze();
+        let frames = decode_batch(Version::new(3, 6), &batch).unwrap();
+        let entries: Vec<_> = frames.iter().map(|frame| frame.entry.clone()).collect();
+        let mut tail = Tail::default();
+        tail.push(&batch, frames);
+        for _ in 0..2 {
+            assert_eq!(tail.take_entries(Index(6), Index(9)), Some(entries.clone()));
+        }
+        assert_eq!(tail.take_entries(Index(5), Index(9)), None);
+        assert_eq!(tail.frames(Index(6), usize::MAX), Some(batch));
     }
 }
