@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use quorate_protocol::seeded::Seeded;
 
-/// The first wait.
-const WAIT_FIRST: Duration = Duration::from_millis(5);
+/// The first wait. A planned hand-over is over after some milliseconds.
+const WAIT_FIRST: Duration = Duration::from_millis(1);
 
 /// The longest wait. Short, because a failover is over within tens of milliseconds once it
 /// starts, and a handful of clients asking twenty times a second is nothing to a coordinator.
@@ -24,10 +24,11 @@ impl Backoff {
         Self { next: WAIT_FIRST, chance: Seeded::new(seed) }
     }
 
-    /// The next wait: between half and the whole of a step, and each step twice the one before.
+    /// The next wait: between half and the whole of a step, and each step half as long again as the one
+    /// before, so that what is over is noticed when the wait for it has not grown by much.
     pub(crate) fn wait(&mut self) -> Duration {
         let step_us = u64::try_from(self.next.as_micros()).expect("bounded by WAIT_MAX");
-        self.next = (self.next * 2).min(WAIT_MAX);
+        self.next = (self.next * 3 / 2).min(WAIT_MAX);
         Duration::from_micros(step_us / 2 + self.chance.below(step_us / 2 + 1))
     }
 

@@ -25,6 +25,9 @@ pub const BATCH_ENTRIES_MAX: usize = 4_096;
 /// How many bytes of frames one batch holds, the last entry aside.
 pub const BATCH_BYTES_MAX: usize = 4 << 20;
 
+/// About what an entry takes in a batch beside its key and value.
+const FRAME_BYTES_ABOUT: usize = 80;
+
 /// A change that waits to be ordered.
 #[derive(Clone, Debug)]
 struct Waiting {
@@ -125,7 +128,7 @@ impl Orderer {
         records: &impl Records,
         effects: &mut Vec<Effect>,
     ) -> Batch {
-        let mut batch = Builder::default();
+        let mut batch = Builder::for_about(self.waiting_bytes, self.waiting.len());
         let mut tail = tail;
         while let Some(clear) = self.clears.pop_front() {
             if self.still_holds(&clear, records) {
@@ -369,6 +372,17 @@ struct Builder {
 }
 
 impl Builder {
+    /// One with room for changes of this many bytes: growing copies all that is there, again and
+    /// again.
+    fn for_about(bytes: usize, entries: usize) -> Self {
+        let entries_max = entries.min(BATCH_ENTRIES_MAX);
+        let bytes = bytes.saturating_add(entries.saturating_mul(FRAME_BYTES_ABOUT));
+        Self {
+            bytes: BytesMut::with_capacity(bytes.min(BATCH_BYTES_MAX)),
+            frames: Vec::with_capacity(entries_max),
+        }
+    }
+
     fn is_full(&self) -> bool {
         self.frames.len() >= BATCH_ENTRIES_MAX || self.bytes.len() >= BATCH_BYTES_MAX
     }
