@@ -11,7 +11,7 @@
 //! * `load`: the generator; `rows`: which loads there are; `limit`: what the kernel and the disk allow;
 //!   `failover`: how long a writer waits when the leader is killed.
 //! * `ground`, `processes`, `machine`: directories, programs, `/proc`.
-//! * `results`: what is kept; `document`, `goals`: what is made of it.
+//! * `results`: what is kept; `document`, `goals`, `plots`: what is made of it.
 //! * `perf`, `flame`: what `bench/profile` makes of the samples of a profiler.
 //!
 //! What is deliberately absent: an open loop (a fixed rate), more than one generator, and networks.
@@ -26,6 +26,7 @@ mod load;
 mod machine;
 mod perf;
 mod pipe;
+mod plots;
 mod processes;
 mod results;
 mod rows;
@@ -130,6 +131,7 @@ fn main() -> Result<()> {
         Command::Document { results, document } => {
             let results: Results = serde_json::from_str(&fs::read_to_string(&results)?)
                 .with_context(|| format!("{}", results.display()))?;
+            plots::write(&results, &document.with_file_name("images"))?;
             document::write(&results, &document)
         }
         Command::Flame(typed) => flame::run(&typed),
