@@ -218,7 +218,7 @@ fn us(figure: Spread) -> String {
 }
 
 /// A whole number with its thousands apart.
-fn count(figure: f64) -> String {
+pub(crate) fn count(figure: f64) -> String {
     let digits = format!("{figure:.0}");
     let mut shown = String::new();
     for (at, digit) in digits.chars().enumerate() {

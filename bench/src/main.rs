@@ -11,18 +11,22 @@
 //! * `load`: the generator; `rows`: which loads there are; `limit`: what the kernel and the disk allow;
 //!   `failover`: how long a writer waits when the leader is killed.
 //! * `ground`, `processes`, `machine`: directories, programs, `/proc`.
-//! * `results`: what is kept; `document`, `goals`: what is made of it.
+//! * `results`: what is kept; `document`, `goals`, `plots`: what is made of it.
+//! * `perf`, `flame`: what `bench/profile` makes of the samples of a profiler.
 //!
 //! What is deliberately absent: an open loop (a fixed rate), more than one generator, and networks.
 
 mod document;
 mod failover;
+mod flame;
 mod goals;
 mod ground;
 mod limit;
 mod load;
 mod machine;
+mod perf;
 mod pipe;
+mod plots;
 mod processes;
 mod results;
 mod rows;
@@ -70,6 +74,8 @@ enum Command {
     Measure(Measure),
     /// Write the tables of a run into the document
     Document { results: PathBuf, document: PathBuf },
+    /// Draw the samples of a profiler, and say what they come to
+    Flame(flame::Typed),
     /// Answer one connection, after a sync where there is a file (for the row "limit")
     Peer { port: u16, file: Option<PathBuf> },
 }
@@ -123,10 +129,12 @@ fn main() -> Result<()> {
             tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run(typed))
         }
         Command::Document { results, document } => {
-            let results = serde_json::from_str(&fs::read_to_string(&results)?)
+            let results: Results = serde_json::from_str(&fs::read_to_string(&results)?)
                 .with_context(|| format!("{}", results.display()))?;
+            plots::write(&results, &document.with_file_name("images"))?;
             document::write(&results, &document)
         }
+        Command::Flame(typed) => flame::run(&typed),
         Command::Peer { port, file } => limit::peer(port, file),
     }
 }
