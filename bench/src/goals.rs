@@ -180,7 +180,7 @@ fn of_trials(results: &Results) -> Vec<Goal> {
     let keys = results.keys.as_ref();
     let many = keys.map_or(10_000_000, |keys| keys.many.keys);
     let with_keys = Goal::new(
-        format!("throughput with {} keys against {}", count(many as f64), count(KEYS as f64)),
+        format!("throughput with {} keys against {} keys", count(many as f64), count(KEYS as f64)),
         [Over(0.7), Over(0.9)],
         keys.and_then(with_many_keys),
     );

@@ -24,7 +24,8 @@ pub(super) fn write(text: &mut String, results: &Results) -> Result<()> {
         &results.hand_overs,
         "SIGTERM to the leader under one writer",
         "The same, where the leader is asked to stop: a planned hand-over. The gap is looked for from the \
-         signal until the process has ended and a hundred more writes are answered.",
+         signal until the process has ended and a hundred more writes are answered. A little over 300 ms \
+         is the writer's own patience with a client that does not try again by itself.",
     )?;
     catch_up(text, results)?;
     memory(text, results)?;
@@ -58,9 +59,15 @@ fn gaps(
         let Some(gaps) = Spread::of(failover.gaps_ms.iter().copied()) else { continue };
         let ended = Spread::of(failover.ended_ms.iter().copied());
         let ended = ended.map_or_else(String::new, |ended| format!("{:.0}", ended.median));
+        let back = Spread::of(failover.with_return_ms.iter().copied());
+        let back =
+            back.map_or_else(String::new, |back| format!("{:.0}, {:.0}", back.median, back.most));
         let (store, rounds) = (shown(results, &failover.store), failover.gaps_ms.len());
         let Spread { median, least, most } = gaps;
-        writeln!(text, "| {store} | {rounds} | {median:.0} | {most:.0} | {least:.0} | {ended} |")?;
+        writeln!(
+            text,
+            "| {store} | {rounds} | {median:.0} | {most:.0} | {least:.0} | {back} | {ended} |"
+        )?;
     }
     writeln!(text)?;
     Ok(())
@@ -70,8 +77,8 @@ fn catch_up(text: &mut String, results: &Results) -> Result<()> {
     let Some(came) = &results.catch_up else { return Ok(()) };
     writeln!(text, "### A node that was away\n")?;
     let way = match came.was_copied {
-        true => "it was sent a copy of the state: the others had not kept that much log",
-        false => "from the log that the others had kept",
+        true => "was sent a copy of the state",
+        false => "came back by the log that the others had kept",
     };
     writeln!(
         text,
@@ -79,7 +86,7 @@ fn catch_up(text: &mut String, results: &Results) -> Result<()> {
          keys are made without it (one connection, 256 requests in flight), and it is started again under \
          the same load. It is back when it is a member and its log has what the coordinator's had when it \
          became one. A node keeps `log_tail_bytes` of log for those that lag, by default 64 MiB; one that \
-         lags more copies the state. This one came back {way}.\n",
+         lags more copies the state. This one {way}.\n",
         count(came.missed_writes as f64),
         count(KEYS as f64),
     )?;

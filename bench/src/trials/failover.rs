@@ -20,7 +20,7 @@ use crate::store::{Connection, Store};
 /// may take until the cluster is whole.
 const ROUND_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a cluster is left in peace, before a kill and after it is whole.
+/// How long a cluster is left in peace, before the first round and after each.
 const PEACE: Duration = Duration::from_secs(1);
 
 /// The gaps that the writer of one store saw.
@@ -28,6 +28,9 @@ const PEACE: Duration = Duration::from_secs(1);
 pub(crate) struct Failover {
     pub(crate) store: String,
     pub(crate) gaps_ms: Vec<f64>,
+    /// The same, to a second after the process was back.
+    #[serde(default)]
+    pub(crate) with_return_ms: Vec<f64>,
     /// How long the process took to end.
     #[serde(default)]
     pub(crate) ended_ms: Vec<f64>,
@@ -63,20 +66,21 @@ pub(crate) async fn measure<S: Store>(
     let seen = Arc::new(Seen::default());
     let connection = store.connect_lasting().await?;
     let writer = tokio::spawn(write(connection, S::ATTEMPT_PATIENCE, data.clone(), seen.clone()));
-    let (mut gaps_ms, mut ended_ms) = (Vec::new(), Vec::new());
+    let (mut gaps_ms, mut with_return_ms, mut ended_ms) = (Vec::new(), Vec::new(), Vec::new());
+    sleep(PEACE).await;
     for _ in 0..rounds {
-        let (gap_ms, took_ms) = round(&mut store, &seen, loss).await?;
-        gaps_ms.push(gap_ms);
-        ended_ms.push(took_ms);
+        let [gap, with_return, ended] = round(&mut store, &seen, loss).await?;
+        gaps_ms.push(gap);
+        with_return_ms.push(with_return);
+        ended_ms.push(ended);
     }
     seen.is_over.store(true, Ordering::Relaxed);
     writer.abort();
-    Ok(Failover { store: S::NAME.to_owned(), gaps_ms, ended_ms })
+    Ok(Failover { store: S::NAME.to_owned(), gaps_ms, with_return_ms, ended_ms })
 }
 
-/// The gap, and how long the process took to end.
-async fn round<S: Store>(store: &mut S, seen: &Seen, loss: Loss) -> Result<(f64, f64)> {
-    sleep(PEACE).await;
+/// The gap, the longest one until the process is back, and how long it took to end, in milliseconds.
+async fn round<S: Store>(store: &mut S, seen: &Seen, loss: Loss) -> Result<[f64; 3]> {
     let leader = store.leader().await?;
     seen.gap_us.store(0, Ordering::Relaxed);
     let began = Instant::now();
@@ -99,7 +103,7 @@ async fn round<S: Store>(store: &mut S, seen: &Seen, loss: Loss) -> Result<(f64,
         }
         sleep(Duration::from_millis(5)).await;
     }
-    let gap_us = seen.gap_us.load(Ordering::Relaxed);
+    let gap_ms = seen.gap_ms();
     store.processes().restart(leader)?;
     let began = Instant::now();
     while !store.is_whole().await {
@@ -108,7 +112,14 @@ async fn round<S: Store>(store: &mut S, seen: &Seen, loss: Loss) -> Result<(f64,
         }
         sleep(Duration::from_millis(100)).await;
     }
-    Ok((gap_us as f64 / 1_000.0, ended.as_secs_f64() * 1_000.0))
+    sleep(PEACE).await;
+    Ok([gap_ms, seen.gap_ms(), ended.as_secs_f64() * 1_000.0])
+}
+
+impl Seen {
+    fn gap_ms(&self) -> f64 {
+        self.gap_us.load(Ordering::Relaxed) as f64 / 1_000.0
+    }
 }
 
 async fn write<C: Connection>(
