@@ -1,15 +1,17 @@
 //! `docs/performance.md`: what stands between its markers is made here, the rest is written by people.
 
+mod trials;
+
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::data::{KEYS, VALUE_BYTES};
 use crate::goals::{goals, ratio};
-use crate::load::{KEYS, VALUE_BYTES};
 use crate::results::{Memory, Results, Sample, Spread};
-use crate::rows::ROWS;
+use crate::rows::{ROWS, Row};
 use crate::store::Facts;
 
 const BEGIN: &str = "<!-- begin: written by bench/run -->";
@@ -33,11 +35,15 @@ fn tables(results: &Results) -> Result<String> {
     for row in ROWS {
         if results.samples.iter().any(|sample| sample.row == row.name) {
             writeln!(text, "### {}\n", row.title)?;
-            load(&mut text, results, row.name)?;
+            if row.is_paced() {
+                paced(&mut text, results, row)?;
+            } else {
+                load(&mut text, results, row.name)?;
+            }
         }
     }
     memory(&mut text, results)?;
-    failover(&mut text, results)?;
+    trials::write(&mut text, results)?;
     Ok(text)
 }
 
@@ -188,25 +194,40 @@ fn memory(text: &mut String, results: &Results) -> Result<()> {
     Ok(())
 }
 
-fn failover(text: &mut String, results: &Results) -> Result<()> {
-    if results.failovers.is_empty() {
-        return Ok(());
-    }
-    writeln!(text, "### `kill -9` of the leader under one writer\n")?;
+/// The table of a row at a fixed rate.
+fn paced(text: &mut String, results: &Results, row: &Row) -> Result<()> {
     writeln!(
         text,
-        "The longest time between two answers, as the writer saw it. Default settings; the killed \
-         process is started again, and the next round begins when the cluster is whole.\n"
+        "Medians of the rounds; in brackets the least and the most. \"Late\" is how late the \
+         generator's own timer was, which is in the latencies.\n"
     )?;
-    writeln!(text, "| store | rounds | median ms | worst ms | best ms |")?;
-    writeln!(text, "| --- | --- | --- | --- | --- |")?;
-    for failover in &results.failovers {
-        let Some(gaps) = Spread::of(failover.gaps_ms.iter().copied()) else { continue };
-        let known = results.stores.iter().find(|facts| facts.name == failover.store);
-        let store = known.map_or(&failover.store, |facts| &facts.store);
-        let rounds = failover.gaps_ms.len();
-        let Spread { median, least, most } = gaps;
-        writeln!(text, "| {store} | {rounds} | {median:.0} | {most:.0} | {least:.0} |")?;
+    writeln!(
+        text,
+        "| store | operations/s | p50 us | p99 us | p99.9 us | worst us | worst of all us | late: p99, \
+         worst us | busy: servers, generator, others | errors |"
+    )?;
+    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
+    for Facts { name, store, .. } in &results.stores {
+        let of = |figure: fn(&Sample) -> f64| Spread::of(results.figures(name, row.name, figure));
+        let Some(worst) = of(|sample| sample.max_us) else { continue };
+        let cell = |figure| of(figure).map_or_else(String::new, us);
+        let middle = |figure| of(figure).map_or(0.0, |figure: Spread| figure.median);
+        writeln!(
+            text,
+            "| {store} | {} | {} | {} | {} | {} | {} | {:.0}, {} | {:.2}, {:.2}, {:.2} | {} |",
+            count(middle(|sample: &Sample| sample.per_second)),
+            cell(|sample: &Sample| sample.p50_us),
+            cell(|sample: &Sample| sample.p99_us),
+            cell(|sample: &Sample| sample.p999_us),
+            count(worst.median),
+            count(worst.most),
+            middle(|sample: &Sample| sample.late_p99_us),
+            count(middle(|sample: &Sample| sample.late_max_us)),
+            middle(|sample: &Sample| sample.servers_busy),
+            middle(|sample: &Sample| sample.generator_busy),
+            middle(|sample: &Sample| sample.others_busy),
+            results.figures(name, row.name, |sample| sample.errors as f64).sum::<f64>(),
+        )?;
     }
     writeln!(text)?;
     Ok(())

@@ -15,8 +15,9 @@ use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::data::VALUE_BYTES;
 use crate::ground::{Ground, free_ports};
-use crate::load::{VALUE_BYTES, histogram};
+use crate::load::histogram;
 use crate::processes::Processes;
 
 /// The file is this long, filled with zeroes, and written from the front again at its end.

@@ -8,22 +8,23 @@
 //!
 //! * `store`: what a store is to the generator; `stores`: each of them, its start and its adapter;
 //!   `pipe`: the connection of the protocols that are spoken by hand.
-//! * `load`: the generator; `rows`: which loads there are; `limit`: what the kernel and the disk allow;
-//!   `failover`: how long a writer waits when the leader is killed.
+//! * `data`: keys and values; `load`: the generator; `pace`: a fixed rate; `rows`: which loads there are;
+//!   `limit`: what the kernel and the disk allow; `trials`: what is done to a cluster besides loads.
 //! * `ground`, `processes`, `machine`: directories, programs, `/proc`.
 //! * `results`: what is kept; `document`, `goals`, `plots`: what is made of it.
 //! * `perf`, `flame`: what `bench/profile` makes of the samples of a profiler.
 //!
-//! What is deliberately absent: an open loop (a fixed rate), more than one generator, and networks.
+//! What is deliberately absent: more than one generator, and networks.
 
+mod data;
 mod document;
-mod failover;
 mod flame;
 mod goals;
 mod ground;
 mod limit;
 mod load;
 mod machine;
+mod pace;
 mod perf;
 mod pipe;
 mod plots;
@@ -32,6 +33,7 @@ mod results;
 mod rows;
 mod store;
 mod stores;
+mod trials;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,24 +43,26 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
+use crate::data::{Data, KEYS};
 use crate::ground::Ground;
-use crate::load::Data;
+use crate::load::Times;
 use crate::machine::Machine;
 use crate::results::Results;
-use crate::rows::{ROWS, Row, Times};
+use crate::rows::{ROWS, Row};
 use crate::store::{Facts, Store};
 use crate::stores::etcd::Etcd;
 use crate::stores::nats::Nats;
 use crate::stores::quorate::Quorate;
 use crate::stores::redis::Redis;
 use crate::stores::zookeeper::ZooKeeper;
+use crate::trials::failover::Loss;
+use crate::trials::{Sizes, TRIALS, catch_up, failover, keys, memory, nodes, stalls};
 
 /// Every store, in the order of the tables.
 const STORES: &[&str] = &[Quorate::NAME, Etcd::NAME, ZooKeeper::NAME, Redis::NAME, Nats::NAME];
 
-/// Rows that are no loads.
+/// The row that is about no store.
 const LIMIT: &str = "limit";
-const FAILOVER: &str = "failover";
 
 #[derive(Debug, Parser)]
 #[command(about = "Quorate beside other stores; see bench/run")]
@@ -99,9 +103,8 @@ struct Measure {
     /// How long each row runs before
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     warm: f64,
-    /// How often the leader is killed
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=100))]
-    failover_rounds: u32,
+    #[command(flatten)]
+    sizes: Sizes,
     /// Only these stores
     #[arg(long = "store", value_parser = clap::builder::PossibleValuesParser::new(STORES))]
     stores: Vec<String>,
@@ -141,7 +144,8 @@ fn main() -> Result<()> {
 
 async fn run(typed: Measure) -> Result<()> {
     let wants = |name: &str| typed.rows.is_empty() || typed.rows.iter().any(|row| row == name);
-    let known: Vec<_> = ROWS.iter().map(|row| row.name).chain([LIMIT, FAILOVER]).collect();
+    let known: Vec<_> =
+        ROWS.iter().map(|row| row.name).chain([LIMIT]).chain(TRIALS.to_vec()).collect();
     if let Some(row) = typed.rows.iter().find(|row| !known.contains(&row.as_str())) {
         bail!("there is no row '{row}'; there are {}", known.join(", "));
     }
@@ -153,7 +157,7 @@ async fn run(typed: Measure) -> Result<()> {
     }
     let mut run = Run {
         ground,
-        data: Arc::new(Data::new()),
+        data: Arc::new(Data::of(KEYS)),
         rows,
         times: Times {
             warm: Duration::from_secs_f64(typed.warm),
@@ -183,12 +187,11 @@ async fn run(typed: Measure) -> Result<()> {
         // Also in between: what was measured is not lost when the rest fails.
         write(&run.results, &typed.out)?;
     }
-    if wants(FAILOVER) && typed.failover_rounds > 0 {
-        for name in &stores {
-            run.failover(name, typed.failover_rounds).await;
-        }
+    for trial in TRIALS.iter().filter(|trial| wants(trial)) {
+        run.trial(trial, &stores, &typed.sizes).await;
+        write(&run.results, &typed.out)?;
     }
-    write(&run.results, &typed.out)
+    Ok(())
 }
 
 fn write(results: &Results, path: &Path) -> Result<()> {
@@ -262,16 +265,107 @@ impl Run {
         }
     }
 
-    async fn failover(&mut self, name: &str, rounds: u32) {
-        let (ground, data) = (&self.ground, &self.data);
-        let done = with_store!(name, S => failover::measure::<S>(ground, data, rounds).await);
-        match done {
-            Ok(failover) => {
-                eprintln!("failover  {name}: {:?} ms", failover.gaps_ms);
-                self.results.failovers.push(failover);
-            }
-            Err(error) => self.leave_out(&format!("{name}, fail-over"), &error),
+    /// One of the rows that are no loads. What fails is left out, and told.
+    async fn trial(&mut self, trial: &str, stores: &[&str], sizes: &Sizes) {
+        let ours_only = ![trials::FAILOVER, trials::HAND_OVER, trials::MEMORY].contains(&trial);
+        if ours_only && !stores.contains(&Quorate::NAME) {
+            return;
         }
+        let done = match trial {
+            trials::FAILOVER => self.losses(stores, sizes.failover_rounds, Loss::Killed).await,
+            trials::HAND_OVER => {
+                self.losses(stores, sizes.failover_rounds, Loss::AskedToStop).await
+            }
+            trials::CATCH_UP => self.catch_up(sizes).await,
+            trials::MEMORY => self.memory(stores, sizes).await,
+            trials::NODES => self.nodes().await,
+            trials::STALLS => self.stalls(sizes).await,
+            _ => self.keys(sizes).await,
+        };
+        if let Err(error) = done {
+            self.leave_out(trial, &error);
+        }
+    }
+
+    async fn losses(&mut self, stores: &[&str], rounds: u32, loss: Loss) -> Result<()> {
+        if rounds == 0 {
+            return Ok(());
+        }
+        let (what, told) = match loss {
+            Loss::Killed => (trials::FAILOVER, "fail-over"),
+            Loss::AskedToStop => (trials::HAND_OVER, "hand-over"),
+        };
+        for name in stores {
+            let (ground, data) = (&self.ground, &self.data);
+            let done =
+                with_store!(*name, S => failover::measure::<S>(ground, data, rounds, loss).await);
+            match done {
+                Ok(gaps) => {
+                    eprintln!("{what}  {name}: {:?} ms", gaps.gaps_ms);
+                    match loss {
+                        Loss::Killed => self.results.failovers.push(gaps),
+                        Loss::AskedToStop => self.results.hand_overs.push(gaps),
+                    }
+                }
+                Err(error) => self.leave_out(&format!("{name}, {told}"), &error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn catch_up(&mut self, sizes: &Sizes) -> Result<()> {
+        let Self { ground, data, times, .. } = self;
+        let came = catch_up::measure(ground, data, *times, sizes.missed_writes).await?;
+        eprintln!("catch-up  {came:?}");
+        self.results.catch_up = Some(came);
+        Ok(())
+    }
+
+    async fn memory(&mut self, stores: &[&str], sizes: &Sizes) -> Result<()> {
+        let keys = sizes.keys_memory;
+        let many = Arc::new(Data::of(usize::try_from(keys)?));
+        for name in stores.iter().filter(|name| [Quorate::NAME, Etcd::NAME].contains(name)) {
+            let ground = &self.ground;
+            let done = with_store!(*name, S => memory::measure::<S>(ground, &many, keys).await);
+            match done {
+                Ok(took) => {
+                    eprintln!("memory  {took:?}");
+                    self.results.many_keys.push(took);
+                }
+                Err(error) => self.leave_out(&format!("{name}, memory"), &error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn nodes(&mut self) -> Result<()> {
+        for round in 1..=self.results.rounds {
+            for count in [nodes::FEW, nodes::MANY] {
+                let Self { ground, data, times, .. } = self;
+                let cost = nodes::measure(ground, data, *times, count, round).await?;
+                let (rate, us) = (cost.sample.per_second, cost.sample.servers_us_per_operation);
+                eprintln!("round {round}  {count} nodes: {rate:.0}/s, {us:.1} us of CPU each");
+                self.results.nodes.push(cost);
+            }
+        }
+        Ok(())
+    }
+
+    async fn stalls(&mut self, sizes: &Sizes) -> Result<()> {
+        let Self { ground, data, times, .. } = self;
+        let stalls = stalls::measure(ground, data, *times, sizes.stall_minutes).await?;
+        eprintln!("stalls  {stalls:?}");
+        self.results.stalls = Some(stalls);
+        Ok(())
+    }
+
+    async fn keys(&mut self, sizes: &Sizes) -> Result<()> {
+        let Self { ground, data, times, .. } = self;
+        let few = keys::measure(ground, data, *times, KEYS).await?;
+        let count = usize::try_from(sizes.keys_many)?;
+        let many = keys::measure(ground, &Arc::new(Data::of(count)), *times, count).await?;
+        self.results.keys = Some(keys::Keys { few, many });
+        Ok(())
     }
 
     fn leave_out(&mut self, what: &str, why: &anyhow::Error) {

@@ -31,6 +31,8 @@ struct Process {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Resident {
     pub(crate) largest_kb: u64,
+    /// Of the one with most of it: without the pages of files.
+    pub(crate) largest_own_kb: u64,
     pub(crate) total_kb: u64,
 }
 
@@ -55,7 +57,23 @@ impl Processes {
         Ok(())
     }
 
-    /// Starts one that was killed as it was started before.
+    /// SIGTERM, and no wait: it may take its time.
+    pub(crate) fn terminate(&self, which: usize) -> Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.all[which].child);
+        Ok(rustix::process::kill_process(pid, rustix::process::Signal::TERM)?)
+    }
+
+    /// Whether one has ended.
+    pub(crate) fn has_ended(&mut self, which: usize) -> Result<bool> {
+        Ok(self.all[which].child.try_wait()?.is_some())
+    }
+
+    /// What one has said since it was first started.
+    pub(crate) fn said(&self, which: usize) -> String {
+        fs::read_to_string(self.all[which].dir.join("said")).unwrap_or_default()
+    }
+
+    /// Starts one that has ended as it was started before.
     pub(crate) fn restart(&mut self, which: usize) -> Result<()> {
         let Process { program, args, dir, child } = &mut self.all[which];
         *child = spawn(&self.ground, program, args, dir)?;
@@ -82,10 +100,15 @@ impl Processes {
     }
 
     pub(crate) fn resident(&self) -> Resident {
-        let each: Vec<_> =
-            self.all.iter().map(|process| resident_kb(process.child.id()).unwrap_or(0)).collect();
-        let largest_kb = each.iter().copied().max().unwrap_or(0);
-        Resident { largest_kb, total_kb: each.iter().sum() }
+        let kb = |name| {
+            let of = move |process: &Process| status_kb(process.child.id(), name).unwrap_or(0);
+            self.all.iter().map(of)
+        };
+        Resident {
+            largest_kb: kb("VmRSS:").max().unwrap_or(0),
+            largest_own_kb: kb("RssAnon:").max().unwrap_or(0),
+            total_kb: kb("VmRSS:").sum(),
+        }
     }
 }
 
@@ -141,8 +164,8 @@ fn cpu_ticks(pid: &str) -> Option<u64> {
     Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
 }
 
-fn resident_kb(pid: u32) -> Option<u64> {
+fn status_kb(pid: u32, name: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }

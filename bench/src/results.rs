@@ -2,10 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::failover::Failover;
 use crate::limit::Limit;
 use crate::machine::Machine;
 use crate::store::Facts;
+use crate::trials::catch_up::CatchUp;
+use crate::trials::failover::Failover;
+use crate::trials::keys::Keys;
+use crate::trials::memory::ManyKeys;
+use crate::trials::nodes::Nodes;
+use crate::trials::stalls::Stalls;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Results {
@@ -24,6 +29,18 @@ pub(crate) struct Results {
     pub(crate) samples: Vec<Sample>,
     pub(crate) memory: Vec<Memory>,
     pub(crate) failovers: Vec<Failover>,
+    #[serde(default)]
+    pub(crate) hand_overs: Vec<Failover>,
+    #[serde(default)]
+    pub(crate) catch_up: Option<CatchUp>,
+    #[serde(default)]
+    pub(crate) many_keys: Vec<ManyKeys>,
+    #[serde(default)]
+    pub(crate) nodes: Vec<Nodes>,
+    #[serde(default)]
+    pub(crate) stalls: Option<Stalls>,
+    #[serde(default)]
+    pub(crate) keys: Option<Keys>,
 }
 
 /// One row of one store in one round.
@@ -39,7 +56,19 @@ pub(crate) struct Sample {
     pub(crate) per_second: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
+    #[serde(default)]
+    pub(crate) p999_us: f64,
+    #[serde(default)]
+    pub(crate) p9999_us: f64,
     pub(crate) max_us: f64,
+    /// The longest time without any answer.
+    #[serde(default)]
+    pub(crate) silence_us: f64,
+    /// At a fixed rate: how late the generator's timer was.
+    #[serde(default)]
+    pub(crate) late_p99_us: f64,
+    #[serde(default)]
+    pub(crate) late_max_us: f64,
     /// Processor time of all server processes.
     pub(crate) servers_us_per_operation: f64,
     /// Processors busy in the window: with servers, with the generator, with anything else.
@@ -68,6 +97,11 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
+    /// A figure that was measured once.
+    pub(crate) fn one(figure: f64) -> Self {
+        Self { median: figure, least: figure, most: figure }
+    }
+
     /// `None` where there is no figure.
     pub(crate) fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut sorted: Vec<f64> = figures.into_iter().collect();

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::data::{Data, Filling, fill};
 use crate::ground::Ground;
-use crate::load::{Action, Data, Load, Measured, drive, fill};
+use crate::load::{Action, Load, Measured, Times, drive};
 use crate::results::{Memory, Results, Sample};
 use crate::store::Store;
 
@@ -19,7 +20,18 @@ pub(crate) struct Row {
     action: Action,
     connections: usize,
     in_flight: usize,
+    per_second: Option<u32>,
 }
+
+impl Row {
+    /// Whether its requests start at a fixed rate.
+    pub(crate) fn is_paced(&self) -> bool {
+        self.per_second.is_some()
+    }
+}
+
+/// A rate that every store carries.
+const RATE: u32 = 5_000;
 
 pub(crate) const ROWS: &[Row] = &[
     Row {
@@ -28,6 +40,7 @@ pub(crate) const ROWS: &[Row] = &[
         action: Action::Write,
         connections: 1,
         in_flight: 1,
+        per_second: None,
     },
     Row {
         name: "write-64",
@@ -35,6 +48,7 @@ pub(crate) const ROWS: &[Row] = &[
         action: Action::Write,
         connections: 64,
         in_flight: 1,
+        per_second: None,
     },
     Row {
         name: "write-shared",
@@ -42,6 +56,7 @@ pub(crate) const ROWS: &[Row] = &[
         action: Action::Write,
         connections: 1,
         in_flight: 256,
+        per_second: None,
     },
     Row {
         name: "read-1",
@@ -49,6 +64,7 @@ pub(crate) const ROWS: &[Row] = &[
         action: Action::Read,
         connections: 1,
         in_flight: 1,
+        per_second: None,
     },
     Row {
         name: "read-64",
@@ -56,6 +72,7 @@ pub(crate) const ROWS: &[Row] = &[
         action: Action::Read,
         connections: 64,
         in_flight: 1,
+        per_second: None,
     },
     Row {
         name: "read-shared",
@@ -63,15 +80,17 @@ pub(crate) const ROWS: &[Row] = &[
         action: Action::Read,
         connections: 1,
         in_flight: 256,
+        per_second: None,
+    },
+    Row {
+        name: "write-rate",
+        title: "Write at a fixed rate of 5,000/s, 64 connections, latency from the intended start",
+        action: Action::Write,
+        connections: 64,
+        in_flight: 1,
+        per_second: Some(RATE),
     },
 ];
-
-/// How long a row runs, and before it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Times {
-    pub(crate) warm: Duration,
-    pub(crate) window: Duration,
-}
 
 /// Starts a store, fills it, runs the rows on it, and stops it.
 pub(crate) async fn round<S: Store>(
@@ -83,7 +102,7 @@ pub(crate) async fn round<S: Store>(
     results: &mut Results,
 ) -> Result<()> {
     let mut store = S::start(ground).await.context("starting")?;
-    fill(&store, data).await?;
+    fill(&store, data, Filling::Separate).await?;
     let filled = store.processes().resident();
     warm_up(&mut store, data, times.warm).await?;
     for row in rows {
@@ -91,11 +110,10 @@ pub(crate) async fn round<S: Store>(
             action: row.action,
             connections: row.connections,
             in_flight: row.in_flight,
-            warm: times.warm,
-            window: times.window,
+            per_second: row.per_second,
             seed: u64::from(round) * 1_000_003,
         };
-        let measured = drive(&mut store, data, load).await.context(row.name)?;
+        let measured = drive(&mut store, data, load, times).await.context(row.name)?;
         let sample = sample(S::NAME, row.name, round, measured);
         eprintln!(
             "round {round}  {:<10} {:<13} {:>9.0}/s  p50 {:>7.0} us  p99 {:>7.0} us  {} errors",
@@ -122,30 +140,39 @@ pub(crate) async fn round<S: Store>(
 }
 
 /// Some of everything, which counts for nothing: programs that are compiled while they run need it.
-async fn warm_up<S: Store>(store: &mut S, data: &Arc<Data>, warm: Duration) -> Result<()> {
-    let (window, warm) = (warm, Duration::ZERO);
+pub(crate) async fn warm_up<S: Store>(
+    store: &mut S,
+    data: &Arc<Data>,
+    warm: Duration,
+) -> Result<()> {
+    let times = Times { warm: Duration::ZERO, window: warm };
     for action in [Action::Write, Action::Read] {
-        let load = Load { action, connections: 64, in_flight: 1, warm, window, seed: 1 };
-        drive(store, data, load).await.context("warming up")?;
+        drive(store, data, Load::separate(action), times).await.context("warming up")?;
     }
     Ok(())
 }
 
-fn sample(store: &str, row: &str, round: u32, measured: Measured) -> Sample {
-    let us = |quantile: f64| measured.latency_ns.value_at_quantile(quantile) as f64 / 1_000.0;
+/// What a load came to, as it is kept.
+pub(crate) fn sample(store: &str, row: &str, round: u32, measured: Measured) -> Sample {
     let busy = |cpu: Duration| cpu.as_secs_f64() / measured.window.as_secs_f64();
-    let operations = measured.operations as f64;
+    let late_us = |quantile| measured.late_ns.value_at_quantile(quantile) as f64 / 1_000.0;
     Sample {
         round,
         store: store.to_owned(),
         row: row.to_owned(),
         operations: measured.operations,
         errors: measured.errors,
-        per_second: operations / measured.window.as_secs_f64(),
-        p50_us: us(0.5),
-        p99_us: us(0.99),
-        max_us: us(1.0),
-        servers_us_per_operation: measured.servers_cpu.as_secs_f64() * 1e6 / operations,
+        per_second: measured.per_second(),
+        p50_us: measured.us(0.5),
+        p99_us: measured.us(0.99),
+        p999_us: measured.us(0.999),
+        p9999_us: measured.us(0.9999),
+        max_us: measured.us(1.0),
+        silence_us: measured.silence.as_secs_f64() * 1e6,
+        late_p99_us: late_us(0.99),
+        late_max_us: late_us(1.0),
+        servers_us_per_operation: measured.servers_cpu.as_secs_f64() * 1e6
+            / measured.operations as f64,
         servers_busy: busy(measured.servers_cpu),
         generator_busy: busy(measured.generator_cpu),
         others_busy: busy(measured.others_cpu),
