@@ -92,7 +92,7 @@ pub(super) fn open(
     damaged: bool,
     sizes: &Sizes,
 ) -> Result<Opened, OpenFailed> {
-    let limits = Limits::for_memtable(sizes.memtable_bytes);
+    let limits = apart(Limits::for_memtable(sizes.memtable_bytes));
     let Some(directory) = directory else {
         let engine: Arc<dyn State> = Arc::new(MemoryState::new(History(0)));
         return finish(None, mint, Box::new(MemoryLog::new()), (engine, limits), inbox);
@@ -119,6 +119,16 @@ pub(super) fn open(
         log.write(&ops).map_err(failed)?;
     }
     finish(Some(directory), store, log, (engine, limits), inbox)
+}
+
+/// Feeds a little earlier or later than other nodes do: what all of them wrote to one disk, or to one
+/// storage behind many machines, at the same moment would hold up every log at once, where a majority
+/// could go on.
+fn apart(limits: Limits) -> Limits {
+    let mut chance = [0; 2];
+    getrandom::fill(&mut chance).expect("the system gives out randomness");
+    let part = f64::from(u16::from_le_bytes(chance)) / f64::from(u16::MAX);
+    Limits { feed_after: limits.feed_after.mul_f64(0.8 + 0.4 * part), ..limits }
 }
 
 /// Whose state it is. The directory's own file binds the store to its cluster.
