@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer, Registry};
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::load::{Load, version};
 use crate::{BATCH, Path};
@@ -49,10 +49,9 @@ pub(crate) fn read_64_connections(path: &Path, times: usize) {
 /// Each of the callers calls so often.
 fn run(path: &Path, kind: Kind, times: usize, connections: usize, in_flight: usize) {
     // As a node has it: no trace is asked for, and who reads its log wants nothing below `info`.
-    let trace: Option<Box<dyn Layer<Registry> + Send + Sync>> = None;
     let talk = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let filter = EnvFilter::new("info,tarpc=off,fjall=warn,lsm_tree=warn");
-    tracing_subscriber::registry().with(trace).with(talk.with_filter(filter)).init();
+    tracing_subscriber::registry().with(talk.with_filter(filter)).init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("the system has room for one");
     runtime.block_on(async {
