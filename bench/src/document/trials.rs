@@ -52,9 +52,10 @@ fn gaps(
     writeln!(text, "### {title}\n\n{about}\n")?;
     writeln!(
         text,
-        "| store | rounds | median ms | worst ms | best ms | it ended after, median ms |"
+        "| store | rounds | median ms | worst ms | best ms | until the process is back: median, worst ms \
+         | it ended after, median ms |"
     )?;
-    writeln!(text, "| --- | --- | --- | --- | --- | --- |")?;
+    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- |")?;
     for failover in all {
         let Some(gaps) = Spread::of(failover.gaps_ms.iter().copied()) else { continue };
         let ended = Spread::of(failover.ended_ms.iter().copied());
