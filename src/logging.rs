@@ -13,6 +13,7 @@ use quorate_protocol::transport::told;
 use quorate_traces::chrome::{SpanLayer, SpanOptions};
 use quorate_traces::record::OnTrouble;
 use quorate_traces::{ChromeTrace, EventLayer, Identity, Options, Recorder};
+use tracing::Dispatch;
 use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
@@ -60,13 +61,17 @@ pub(crate) fn start(
     let filter = parse_filter(level)?;
     let identity = Identity { address: Some(address.to_owned()), ..of_role(role) };
     let (layers, guard) = begin(asked, &format!("{role}@{address}"), identity);
-    // Not with an empty layer in its place: that one wants everything, and every span and event there
-    // is would be made for it.
-    match layers {
-        Some(layers) => tracing_subscriber::registry().with(layers).with(to_stderr(filter)).init(),
-        None => tracing_subscriber::registry().with(to_stderr(filter)).init(),
-    }
+    subscriber(layers, filter).init();
     Ok(guard)
+}
+
+/// Takes what is traced and what is logged. Where nothing is traced there is no empty layer for it:
+/// one wants everything, and every span and event there is would be made for it.
+fn subscriber(layers: Option<Layers>, filter: EnvFilter) -> Dispatch {
+    match layers {
+        Some(layers) => tracing_subscriber::registry().with(layers).with(to_stderr(filter)).into(),
+        None => tracing_subscriber::registry().with(to_stderr(filter)).into(),
+    }
 }
 
 fn to_stderr<S>(filter: EnvFilter) -> impl Layer<S>
@@ -178,6 +183,16 @@ mod tests {
         assert_eq!(file_name("node@[::1]:4747"), "node@[::1]:4747");
         assert_eq!(file_name("a/../é b"), "a_..___b");
         assert_eq!(file_name(&"x".repeat(100)).len(), NAME_BYTES_MAX);
+    }
+
+    #[test]
+    fn without_a_trace_nothing_is_made_that_nobody_wants() {
+        let filter = parse_filter("info").unwrap();
+        tracing::dispatcher::with_default(&subscriber(None, filter), || {
+            assert!(tracing::info_span!(target: "tarpc::server", "RPC").is_disabled());
+            assert!(tracing::debug_span!(target: "quorate_node", "order").is_disabled());
+            assert!(!tracing::info_span!(target: "quorate_node", "copy").is_disabled());
+        });
     }
 
     #[test]

@@ -447,7 +447,7 @@ impl Shell {
         self.work.push_back(Work::Coordinator(coordinator::Event::Tick));
         self.board.set_interval(self.node.settings().heartbeat_ms.into());
         self.work_off();
-        self.tick_rounds();
+        self.tick_prefetch();
         self.keep_up();
     }
 

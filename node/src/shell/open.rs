@@ -12,6 +12,7 @@ use quorate_protocol::ids::{ClusterId, History, NodeId, StoreId};
 
 use super::directory::{Directory, DirectoryError};
 use super::inbox::{Inbox, Input};
+use super::random_u128;
 use super::tail::Tail;
 use crate::core::event::Event;
 use crate::core::recover::reconcile;
@@ -125,9 +126,7 @@ pub(super) fn open(
 /// storage behind many machines, at the same moment would hold up every log at once, where a majority
 /// could go on.
 fn apart(limits: Limits) -> Limits {
-    let mut chance = [0; 2];
-    getrandom::fill(&mut chance).expect("the system gives out randomness");
-    let part = f64::from(u16::from_le_bytes(chance)) / f64::from(u16::MAX);
+    let part = f64::from(random_u128() as u16) / f64::from(u16::MAX);
     Limits { feed_after: limits.feed_after.mul_f64(0.8 + 0.4 * part), ..limits }
 }
 

@@ -254,8 +254,8 @@ impl Shell {
         }
     }
 
-    /// Time has passed: lets go of rounds that waited too long.
-    pub(super) fn tick_rounds(&mut self) {
+    /// Time has passed: more readers come where keys still wait, and rounds that waited too long go.
+    pub(super) fn tick_prefetch(&mut self) {
         self.prefetch.readers.start(READERS_MAX);
         let now = self.now();
         for round in self.prefetch.rounds.release(|round| now >= round.since + ROUND_WAIT) {

@@ -573,5 +573,13 @@ mod tests {
             arrived += 1;
         }
         assert_eq!(arrived, 1000);
+
+        // Of much output the first part does not wait for the rest.
+        let large = Bytes::from(vec![0; EARLY_BYTES / 4]);
+        for _ in 0..10 {
+            connection.feed(answer(large.clone())).await.unwrap();
+            assert!(connection.output.len() < 2 * EARLY_BYTES, "{}", connection.output.len());
+        }
+        assert_eq!(connection.stream.0, 3);
     }
 }
