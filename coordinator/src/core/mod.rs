@@ -35,7 +35,7 @@ use quorate_protocol::rpc::registry::{
 use quorate_protocol::rpc::replica::{Appended, Repair, ViewAlert};
 use quorate_protocol::rpc::store::{Level, Refused};
 use quorate_protocol::settings::{Patterns, Settings};
-use quorate_protocol::time::Moment;
+use quorate_protocol::time::{Millis, Moment};
 use quorate_protocol::version::{Promise, Version};
 use quorate_protocol::view::{Directory, Members, View};
 
@@ -47,6 +47,10 @@ use round::{Bench, Rounds};
 use stream::Held;
 use streams::{Letterhead, Streams};
 use takeover::Phase;
+
+/// Once our own log has the last batch, and this long after it left, the next one leaves however
+/// little waits.
+pub const BATCH_APART: Millis = Millis(1);
 
 /// One coordinator, from its first appointment on. It lives as long as its node's process and
 /// goes through any number of appointments.
@@ -69,8 +73,8 @@ pub struct Core {
     /// What our own state had applied when we took over: all that may be called committed before
     /// activation.
     applied_before: Version,
-    /// Whether our own log has finished the last batch.
-    log_free: bool,
+    /// When the last batch left.
+    ordered_at: Moment,
     orderer: Orderer,
     streams: Streams,
     rounds: Rounds,
@@ -99,7 +103,7 @@ impl Core {
             barrier: Version::ZERO,
             committed: Version::ZERO,
             applied_before: Version::ZERO,
-            log_free: false,
+            ordered_at: Moment::default(),
             orderer: Orderer::default(),
             streams: Streams::new(me),
             rounds: Rounds::default(),
@@ -233,11 +237,7 @@ impl Core {
                 let of_now = epoch == self.view.epoch;
                 let durable_applied = if of_now { durable_applied } else { Version::ZERO };
                 let held = Held { last, durable_applied, room };
-                let news = self.streams.held(from, sequence, held, now);
-                if from == self.me {
-                    self.log_free = last >= self.streams.tail() || self.log_free;
-                }
-                if news {
+                if self.streams.held(from, sequence, held, now) {
                     self.try_activate(now, effects);
                     self.advance(now, records, effects);
                 }
@@ -332,16 +332,30 @@ impl Core {
             };
             self.rounds.begin(&bench, &mut self.streams, effects);
             self.rounds.judge(&bench, records, &mut self.streams, &mut self.orderer, effects);
-            let has_room = records.has_room() && !self.waits_for_room(now);
-            if self.log_free && self.orderer.has_work() && has_room {
+            if self.may_order(now, records) {
                 let rules = (&self.settings, &self.patterns);
                 let tail = Version { epoch: self.view.epoch, ..self.streams.tail() };
                 let batch = self.orderer.order(now, tail, rules, records, effects);
-                self.log_free = batch.last().is_none();
+                self.ordered_at = now;
                 self.streams.push(now, &head, records, batch, effects);
             }
         }
         self.streams.pump_all(now, &head, records, effects);
+    }
+
+    /// Whether what waits leaves as a batch now.
+    ///
+    /// What is under way is committed soon, and more comes meanwhile; each batch costs every member
+    /// a sync. So a batch leaves when at least as much waits as is under way. Where that takes long,
+    /// with members that are far away, our own log is the measure: once it has all and has rested a
+    /// moment, a small batch costs nobody much. A log of ours that stalls holds up nothing for a
+    /// while, if the others have a majority: see [`Recent`](recent::Recent) for how long.
+    fn may_order(&self, now: Moment, records: &impl Records) -> bool {
+        if !self.orderer.has_work() || !records.has_room() || self.waits_for_room(now) {
+            return false;
+        }
+        let is_rested = self.streams.own_log_has_all() && now >= self.ordered_at + BATCH_APART;
+        (self.orderer.has_as_much_as_is_under_way() || is_rested) && !self.streams.own_log_lags()
     }
 
     /// Our own record was the odd one: takes the majority's, as any odd member does.

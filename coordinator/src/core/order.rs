@@ -111,6 +111,12 @@ impl Orderer {
         !self.waiting.is_empty() || !self.clears.is_empty()
     }
 
+    /// Whether at least as much waits as was ordered and is not committed: always, when everything
+    /// is.
+    pub(super) fn has_as_much_as_is_under_way(&self) -> bool {
+        self.waiting.len() + self.clears.len() >= self.ordered.len() - self.committed
+    }
+
     /// The barrier that opens an epoch.
     pub(super) fn barrier(&mut self, version: Version) -> Batch {
         let mut batch = Builder::default();

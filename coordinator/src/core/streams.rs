@@ -192,6 +192,20 @@ impl Streams {
         stream.is_some_and(|stream| stream.held(sequence, next, held, now))
     }
 
+    /// Whether our own log has everything that was ordered.
+    pub(super) fn own_log_has_all(&self) -> bool {
+        self.own_acked() >= self.tail
+    }
+
+    /// Whether our own log lacks so much that it must catch up first.
+    pub(super) fn own_log_lags(&self) -> bool {
+        self.recent.is_much_behind(self.own_acked())
+    }
+
+    fn own_acked(&self) -> Version {
+        self.peers.get(&self.me).map_or(Version::ZERO, |stream| stream.acked)
+    }
+
     /// Whether a node said lately, within `fresh`, that it has no room for more entries.
     pub(super) fn is_full(&self, node: NodeId, now: Moment, fresh: Millis) -> bool {
         let full_at = self.peers.get(&node).and_then(|stream| stream.full_at);

@@ -353,7 +353,6 @@ impl Core {
         self.applied_before = records.applied();
         let batch = self.orderer.barrier(self.barrier);
         let head = self.letterhead();
-        self.log_free = false;
         self.streams.push(now, &head, records, batch, effects);
     }
 

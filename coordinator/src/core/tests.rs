@@ -20,7 +20,7 @@
 //! applied [VERSION]               our own state, up to what it was told is committed
 //! promised e2/n2                  our own replica promised somebody
 //! record KEY=VALUE@VERSION…       what our own state holds; KEY=! is damaged, KEY= is nothing
-//! write TICKET KEY VALUE [token=c1.1] [born=0] [for=MS]
+//! write TICKET KEY VALUE [token=c1.1] [born=0] [for=MS] [times=]  the value is the text so many times over
 //! delete TICKET KEY [token=] [born=] [for=]
 //! read TICKET KEY [for=] [times=]     the key is the text so many times over
 //! activated [refused=] [lost=], proposed EPOCH MEMBER… | refused | lost
@@ -254,7 +254,8 @@ impl Runner {
         let key = Key::from(args.word().ok_or("no key")?);
         let command = match command {
             "write" => {
-                let value = args.word().ok_or("no value")?;
+                let times = args.key("times")?.unwrap_or(1);
+                let value = args.word().ok_or("no value")?.repeat(times);
                 store::Command::Write { key, value: Value::from(value) }
             }
             _ => store::Command::Delete { key },
