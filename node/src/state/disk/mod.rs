@@ -45,6 +45,7 @@ mod check;
 pub mod decode;
 mod home;
 mod look;
+mod packed;
 mod rows;
 mod tree;
 

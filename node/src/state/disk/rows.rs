@@ -7,7 +7,7 @@
 //!
 //! record:  checksum u64 | epoch u64 | index u64 | flags u8 | expires u64, if flagged | value
 //! marks:   checksum u64 | seven u64: epoch and index of applied, newest, swept; forgotten
-//! tokens:  checksum u64 | postcard of the rows
+//! tokens:  checksum u64 | the rows, packed (packed.rs)
 //! ```
 //!
 //! All numbers in values are little-endian; those in keys big-endian, so that keys sort. A record's
@@ -15,13 +15,13 @@
 //! A dedup row's name holds both ends of its span, so that it is known without reading the row
 //! which requests are in it. Spans do not overlap.
 
-use quorate_protocol::exact;
 use quorate_protocol::ids::Index;
 use quorate_protocol::record::{Key, Record, Value};
 use quorate_protocol::rpc::bulk::TokenRow;
 use quorate_protocol::version::Version;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::packed;
 use crate::state::Marks;
 
 const HAS_VALUE: u8 = 1;
@@ -141,12 +141,12 @@ pub(super) fn decode_marks(row: &[u8]) -> Option<Marks> {
 
 /// Dedup rows as bytes.
 pub(super) fn encode_tokens(rows: &[TokenRow]) -> Vec<u8> {
-    sealed(&postcard::to_stdvec(rows).expect("encoding into memory cannot fail"))
+    sealed(&packed::encode(rows))
 }
 
 /// Dedup rows from their bytes.
 pub(super) fn decode_tokens(row: &[u8]) -> Option<Vec<TokenRow>> {
-    exact::decode(unsealed(row)?)
+    packed::decode(unsealed(row)?)
 }
 
 /// `body` behind its checksum.
