@@ -121,7 +121,16 @@ fn limit(text: &mut String, results: &Results) -> Result<()> {
     writeln!(text, "| one fdatasync into a preallocated file | {fdatasync} |")?;
     writeln!(text, "| one peer round trip with fdatasync | {} |", of(|limit| limit.peer_us))?;
     let total = of(crate::limit::Limit::total_us);
-    writeln!(text, "| **limit**: the echo, and the slower of the other two | {total} |\n")?;
+    writeln!(text, "| **limit**: the echo, and the slower of the other two | {total} |")?;
+    let bare = results.limits.iter().filter_map(|limit| limit.bare_us);
+    if let Some(bare) = Spread::of(bare) {
+        writeln!(
+            text,
+            "| the barest write: the same at once, by three processes | {} |",
+            us(bare)
+        )?;
+    }
+    writeln!(text)?;
     Ok(())
 }
 

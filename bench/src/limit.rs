@@ -3,16 +3,23 @@
 //! One echo round trip over TCP (the client's), and then the slower of one fdatasync into a
 //! preallocated file (the coordinator's) and one round trip to a peer that does such an fdatasync
 //! before it answers. Sockets and files are blocking, and the peers are processes of their own.
+//!
+//! The limit leaves out that all of this happens on one machine at once. So the same is measured as a
+//! whole besides: *the barest write*, by three processes that do nothing but what a durable write by
+//! majority needs (`lead`).
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
+use rustix::event::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 
 use crate::data::VALUE_BYTES;
@@ -36,6 +43,9 @@ pub(crate) struct Limit {
     pub(crate) echo_us: f64,
     pub(crate) fdatasync_us: f64,
     pub(crate) peer_us: f64,
+    /// The barest write as a whole; results from before it was measured have none.
+    #[serde(default)]
+    pub(crate) bare_us: Option<f64>,
 }
 
 impl Limit {
@@ -47,7 +57,7 @@ impl Limit {
 /// Measures each of the three for that long.
 pub(crate) fn measure(ground: &Ground, round: u32, window: Duration) -> Result<Limit> {
     let dir = ground.empty("limit")?;
-    let ports = free_ports(2)?;
+    let ports = free_ports(5)?;
     let this = std::env::current_exe()?;
     let mut peers = Processes::new(ground);
     let peer = |port: u16| vec!["peer".to_owned(), port.to_string()];
@@ -55,23 +65,36 @@ pub(crate) fn measure(ground: &Ground, round: u32, window: Duration) -> Result<L
     let mut durable = peer(ports[1]);
     durable.push(dir.join("peer").display().to_string());
     peers.start(&this, &durable, &dir)?;
+    for (port, members) in [(ports[2], &[][..]), (ports[3], &[]), (ports[4], &ports[2..4])] {
+        let mut args = peer(port);
+        args.push(dir.join(format!("bare-{port}")).display().to_string());
+        args.extend(members.iter().map(|member| format!("--member={member}")));
+        peers.start(&this, &args, &dir)?;
+    }
 
     let (mut echo, mut synced) = (dial(ports[0])?, dial(ports[1])?);
     let mut log = Log::create(&dir.join("own"))?;
     let echo = repeat(window, || exchange(&mut echo))?;
     let fdatasync = repeat(window, || log.append())?;
     let peer = repeat(window, || exchange(&mut synced))?;
+    let mut lead = dial(ports[4])?;
+    let bare = repeat(window, || exchange(&mut lead))?;
     let median = |taken: &Histogram<u64>| taken.value_at_quantile(0.5) as f64 / 1_000.0;
     let (echo_us, fdatasync_us, peer_us) = (median(&echo), median(&fdatasync), median(&peer));
-    Ok(Limit { round, echo_us, fdatasync_us, peer_us })
+    Ok(Limit { round, echo_us, fdatasync_us, peer_us, bare_us: Some(median(&bare)) })
 }
 
-/// A peer: answers whatever comes, after it is durable where there is a file. One connection, and it
-/// ends with it.
-pub(crate) fn peer(port: u16, file: Option<PathBuf>) -> Result<()> {
+/// A peer: answers whatever comes, after it is durable where there is a file, and on two of three where
+/// there are members. One connection, and it ends with it.
+pub(crate) fn peer(port: u16, file: Option<PathBuf>, members: &[u16]) -> Result<()> {
     let mut log = file.map(|path| Log::create(&path)).transpose()?;
-    let (mut stream, _) = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.accept()?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+    let members: Vec<_> = members.iter().map(|port| dial(*port)).collect::<Result<_>>()?;
+    let (mut stream, _) = listener.accept()?;
     stream.set_nodelay(true)?;
+    if let ([one, other], Some(log)) = (&members[..], log.take_if(|_| !members.is_empty())) {
+        return lead(stream, log, one.try_clone()?, other.try_clone()?);
+    }
     let mut message = [0; VALUE_BYTES];
     while stream.read_exact(&mut message).is_ok() {
         if let Some(log) = &mut log {
@@ -80,6 +103,55 @@ pub(crate) fn peer(port: u16, file: Option<PathBuf>) -> Result<()> {
         stream.write_all(&message)?;
     }
     Ok(())
+}
+
+/// The barest coordinator: gives what comes to two members and to a thread that syncs its own log, and
+/// answers when two of the three are done. One write at a time.
+fn lead(mut client: TcpStream, mut log: Log, one: TcpStream, other: TcpStream) -> Result<()> {
+    let (mut logged, mut synced) = UnixStream::pair()?;
+    let (to_log, appends) = mpsc::channel();
+    let logging = std::thread::spawn(move || -> Result<()> {
+        for () in appends {
+            log.append()?;
+            synced.write_all(&[1])?;
+        }
+        Ok(())
+    });
+    let mut members = [one, other];
+    let mut message = [0; VALUE_BYTES];
+    let mut done = [0u64; 3];
+    let mut writes = 0u64;
+    while client.read_exact(&mut message).is_ok() {
+        writes += 1;
+        to_log.send(()).context("the log failed")?;
+        for member in &mut members {
+            member.write_all(&message)?;
+        }
+        while done.iter().filter(|done| **done >= writes).count() < 2 {
+            let ready = {
+                let mut waits = [
+                    PollFd::new(&members[0], PollFlags::IN),
+                    PollFd::new(&members[1], PollFlags::IN),
+                    PollFd::new(&logged, PollFlags::IN),
+                ];
+                poll(&mut waits, None)?;
+                waits.map(|wait| !wait.revents().is_empty())
+            };
+            if ready[2] {
+                logged.read_exact(&mut [0])?;
+                done[2] += 1;
+            }
+            for at in [0, 1] {
+                if ready[at] {
+                    members[at].read_exact(&mut message)?;
+                    done[at] += 1;
+                }
+            }
+        }
+        client.write_all(&message)?;
+    }
+    drop(to_log);
+    logging.join().map_err(|_| anyhow::anyhow!("the log panicked"))?
 }
 
 fn dial(port: u16) -> Result<TcpStream> {

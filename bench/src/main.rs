@@ -80,8 +80,14 @@ enum Command {
     Document { results: PathBuf, document: PathBuf },
     /// Draw the samples of a profiler, and say what they come to
     Flame(flame::Typed),
-    /// Answer one connection, after a sync where there is a file (for the row "limit")
-    Peer { port: u16, file: Option<PathBuf> },
+    /// Answer one connection, after a sync where there is a file, and with members on two of three (for
+    /// the row "limit")
+    Peer {
+        port: u16,
+        file: Option<PathBuf>,
+        #[arg(long)]
+        member: Vec<u16>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -138,7 +144,7 @@ fn main() -> Result<()> {
             document::write(&results, &document)
         }
         Command::Flame(typed) => flame::run(&typed),
-        Command::Peer { port, file } => limit::peer(port, file),
+        Command::Peer { port, file, member } => limit::peer(port, file, &member),
     }
 }
 
