@@ -37,8 +37,8 @@ pub(crate) enum Input {
     State,
     /// A sync that the log waited for is done.
     Synced,
-    /// A key that a request waits for was read.
-    Read(Key),
+    /// Keys that requests wait for were read.
+    Read(Vec<Key>),
     /// A snapshot for a copy.
     Snapshot(Box<SnapshotTaken>),
     /// A step of the scrub is done.

@@ -402,7 +402,7 @@ impl Shell {
             // Writes that waited for room leave when this burst is settled.
             Input::State => {}
             Input::Synced => self.synced(),
-            Input::Read(key) => self.was_read(&key),
+            Input::Read(keys) => self.were_read(&keys),
             Input::Snapshot(taken) => self.snapshot_taken(*taken),
             Input::Scrubbed(scrub) => self.scrubbed(scrub),
             Input::Failed(why) => self.failed = Some(why),
@@ -429,6 +429,7 @@ impl Shell {
     fn settle(&mut self) {
         self.work.push_back(Work::Coordinator(coordinator::Event::Drained));
         self.work_off();
+        self.read_lacking();
         self.tail.trim(self.node.replica().applied().index);
         self.publish();
     }

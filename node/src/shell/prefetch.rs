@@ -10,8 +10,15 @@
 //! One would read one record at a time, and a disk that could do many at once would stand idle; and
 //! one read that takes long would hold up all the others. The runtime's blocking threads are there
 //! anyway (scrubs and pages of copies use them) and end when nobody needs them. A reader takes the
-//! next key of one queue until that is empty. Two begin, and where the disk turns out to be slow, more
-//! join them at the next tick: so slow keys hold up no other for longer than that.
+//! next key of one queue until that is empty. One begins, and where the disk turns out to be slow, more
+//! join it at the next tick: so slow keys hold up no other for longer than that.
+//!
+//! # Why keys go to and fro in bundles
+//!
+//! Mostly the system has the record in its memory, and waking a thread takes longer than reading. So
+//! keys are handed over when the core has worked off all that was ready, and told of when the
+//! queue is empty, or every [`TELL_AFTER`]; at the next tick, where a slow key came next. What
+//! becomes ready together shares a round, too.
 //!
 //! # What may overtake what
 //!
@@ -46,7 +53,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_protocol::ids::History;
 use quorate_protocol::record::{Digest, Key, Record};
@@ -70,7 +77,10 @@ use crate::state::{LayeredState, StateError};
 const READERS_MAX: usize = 8;
 /// How many of them begin. Mostly the system has what is read in its memory, and waking more threads
 /// takes longer than the reading; the others come where keys still wait at the next tick.
-const READERS_FIRST: usize = 2;
+const READERS_FIRST: usize = 1;
+/// A reader that goes on reading tells of what it has read after this time, and after so many keys.
+const TELL_AFTER: Duration = Duration::from_micros(200);
+const TELL_KEYS_MAX: usize = 64;
 /// How many requests may wait for the disk, and as many keys. Past that clients are told that the
 /// node is busy, a coordinator that fetches is told to come again, and a repair is left to the next
 /// round.
@@ -142,7 +152,7 @@ impl LateRound {
 
 impl Prefetch {
     pub(super) fn new(state: LayeredState, inbox: Inbox) -> Self {
-        let readers = Readers { desk: Arc::default(), state, inbox };
+        let readers = Readers { taken: Vec::new(), desk: Arc::default(), state, inbox };
         Self { requests: Line::default(), rounds: Line::default(), readers }
     }
 
@@ -230,16 +240,25 @@ impl Shell {
             return self.answer_without_digests(round);
         }
         let keys = self.prefetch.rounds.hold(lacking, round);
-        self.prefetch.readers.read(keys);
+        self.prefetch.readers.take(keys);
     }
 
     fn hold(&mut self, lacking: Vec<Key>, late: Late) {
         let keys = self.prefetch.requests.hold(lacking, late);
-        self.prefetch.readers.read(keys);
+        self.prefetch.readers.take(keys);
     }
 
-    /// A key was read: what waited for nothing else goes on.
-    pub(super) fn was_read(&mut self, key: &Key) {
+    /// All that was ready is worked off: what it lacks is read.
+    pub(super) fn read_lacking(&mut self) {
+        self.prefetch.readers.read();
+    }
+
+    /// Keys were read: what waited for nothing else goes on.
+    pub(super) fn were_read(&mut self, keys: &[Key]) {
+        keys.iter().for_each(|key| self.was_read(key));
+    }
+
+    fn was_read(&mut self, key: &Key) {
         for late in self.prefetch.requests.read(key) {
             match late {
                 Late::Store(request, client) => self.serve_store(request, client),
@@ -257,6 +276,8 @@ impl Shell {
     /// Time has passed: more readers come where keys still wait, and rounds that waited too long go.
     pub(super) fn tick_prefetch(&mut self) {
         self.prefetch.readers.start(READERS_MAX);
+        let read = self.prefetch.readers.desk.untold();
+        self.were_read(&read);
         let now = self.now();
         for round in self.prefetch.rounds.release(|round| now >= round.since + ROUND_WAIT) {
             self.answer_without_digests(round);
@@ -394,6 +415,8 @@ impl<T> Line<T> {
 
 /// The threads that wait for the disk.
 struct Readers {
+    /// For the desk, as soon as the core has nothing else to do.
+    taken: Vec<Key>,
     desk: Arc<Desk>,
     state: LayeredState,
     inbox: Inbox,
@@ -410,6 +433,8 @@ struct Desk {
 #[derive(Default)]
 struct Queue {
     keys: VecDeque<Key>,
+    /// What was read, and not told of. At most [`TELL_KEYS_MAX`].
+    read: Vec<Key>,
     /// How many threads take keys; each goes on until there is none left.
     readers: usize,
     /// How many threads have not let go of the state yet.
@@ -422,14 +447,23 @@ impl Desk {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next key to read; with none the reader ends.
-    fn next(&self) -> Option<Key> {
+    /// A reader has read a key, and takes the next; with none it ends. Gives back what is to be told
+    /// of by now: all that was read, where the reader has been at it `long` enough.
+    fn turn(&self, was_read: Option<Key>, long: bool) -> (Option<Key>, Vec<Key>) {
         let mut queue = self.lock();
+        queue.read.extend(was_read);
         let key = queue.keys.pop_front();
         if key.is_none() {
             queue.readers -= 1;
         }
-        key
+        let due = long || key.is_none() || queue.read.len() >= TELL_KEYS_MAX;
+        let told = if due { std::mem::take(&mut queue.read) } else { Vec::new() };
+        (key, told)
+    }
+
+    /// What was read and not told of: the reader may be at a slow key by now.
+    fn untold(&self) -> Vec<Key> {
+        std::mem::take(&mut self.lock().read)
     }
 
     fn leave(&self) {
@@ -439,9 +473,16 @@ impl Desk {
 }
 
 impl Readers {
-    fn read(&self, keys: Vec<Key>) {
-        self.desk.lock().keys.extend(keys);
-        self.start(READERS_FIRST);
+    fn take(&mut self, keys: Vec<Key>) {
+        self.taken.extend(keys);
+    }
+
+    /// Has read what was taken.
+    fn read(&mut self) {
+        if !self.taken.is_empty() {
+            self.desk.lock().keys.extend(self.taken.drain(..));
+            self.start(READERS_FIRST);
+        }
     }
 
     /// Starts readers for the keys that wait, until there are so many.
@@ -455,14 +496,27 @@ impl Readers {
             let desk = Arc::clone(&self.desk);
             let (state, inbox) = (self.state.clone(), self.inbox.clone());
             tokio::task::spawn_blocking(move || {
-                while let Some(key) = desk.next() {
-                    state.prefetch(&key);
-                    inbox.put(Input::Read(key));
-                }
+                read_all(&desk, &state, &inbox);
                 drop(state);
                 desk.leave();
             });
         }
+    }
+}
+
+/// Reads keys until there are none left, and tells of them.
+fn read_all(desk: &Desk, state: &LayeredState, inbox: &Inbox) {
+    let (mut was_read, mut since) = (None, Instant::now());
+    loop {
+        let long = since.elapsed() >= TELL_AFTER;
+        let (next, told) = desk.turn(was_read.take(), long);
+        if !told.is_empty() {
+            inbox.put(Input::Read(told));
+            since = Instant::now();
+        }
+        let Some(key) = next else { break };
+        state.prefetch(&key);
+        was_read = Some(key);
     }
 }
 
@@ -496,6 +550,30 @@ mod tests {
         assert_eq!(line.read(&key(1)), ["both"]);
         assert_eq!(line.read(&key(3)), ["later"]);
         assert!(line.held.is_empty() && line.wanted.is_empty());
+    }
+
+    #[test]
+    fn what_is_read_is_told_of_together_and_no_slow_key_holds_it_up() {
+        let desk = Desk::default();
+        desk.lock().readers = 1;
+        desk.lock().keys.extend((0..5).map(key));
+        assert_eq!(desk.turn(None, false), (Some(key(0)), vec![]));
+        assert_eq!(desk.turn(Some(key(0)), false), (Some(key(1)), vec![]));
+        assert_eq!(desk.turn(Some(key(1)), true), (Some(key(2)), vec![key(0), key(1)]), "in time");
+        assert_eq!(desk.turn(Some(key(2)), false), (Some(key(3)), vec![]));
+        assert_eq!(desk.untold(), [key(2)], "the tick has it, whatever the next key takes");
+        assert_eq!(desk.turn(Some(key(3)), false), (Some(key(4)), vec![]));
+        assert_eq!(desk.turn(Some(key(4)), false), (None, vec![key(3), key(4)]), "the last");
+        assert_eq!(desk.lock().readers, 0);
+        assert_eq!(desk.untold(), []);
+
+        desk.lock().readers = 1;
+        desk.lock().keys.extend((0..=TELL_KEYS_MAX as u32).map(key));
+        let (mut was_read, mut told) = (None, Vec::new());
+        while told.is_empty() {
+            (was_read, told) = desk.turn(was_read, false);
+        }
+        assert_eq!((told.len(), was_read.is_some()), (TELL_KEYS_MAX, true), "bounded");
     }
 
     #[test]
