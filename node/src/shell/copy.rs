@@ -2,9 +2,13 @@
 //!
 //! The receiver drives: it fetches page after page, merges each, and is done when the state is
 //! synced. It never resumes a copy; one that breaks off is begun anew from what is durable. The
-//! source keeps a snapshot for as long as pages are asked for, and the log behind it with it.
+//! source keeps a snapshot for as long as pages are asked for, and the log behind it with it: that
+//! also for a while after the copy, for it is what the receiver needs next.
+//!
+//! The source sets the pace, for it knows how long its log lasts: it rests before each page for a
+//! multiple of what both took for the page before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,12 +32,21 @@ use crate::state::{LayeredState, Snapshot, StateError};
 const SESSIONS_MAX: usize = 4;
 /// A session that asks for nothing for this long is over.
 const SESSION_IDLE: Millis = Millis(30_000);
-/// About how much one page carries.
+/// About how much one page carries,
 const PAGE_BYTES: u32 = 1 << 20;
+/// and one of dedup rows: many stand in one row of the engine, which is read whole for each page.
+const TOKENS_BYTES: u32 = 3 << 20;
 /// The most a source reads for one page, whatever was asked.
 const PAGE_BYTES_MAX: usize = 8 << 20;
-/// The longest rest between two pages.
-const THROTTLE_MAX: Duration = Duration::from_millis(50);
+/// Before a page is rested so many times as long as both ends took for the page before. So a copy takes
+/// a sixth of one processor and of the disk, however large the state is, and less where they are
+/// busy, for then a page takes longer.
+const REST_FACTOR: u32 = 5;
+/// The same where the log grows long: what the copy lacks in the end must still be in it.
+const REST_FACTOR_IN_HASTE: u32 = 1;
+/// The longest rest before a page: one that waited for something else is no reason to rest on. Far
+/// below [`SESSION_IDLE`] and [`TIMEOUT`].
+const REST_MAX: Duration = Duration::from_secs(1);
 /// How long one call of a copy may take.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -42,21 +55,58 @@ struct Session {
     snapshot: Arc<dyn Snapshot>,
     since: Version,
     touched: Moment,
+    pace: Pace,
+}
+
+/// How long a copy rests.
+struct Pace {
+    /// When the last page was asked for, and how long that one had to wait.
+    asked: Instant,
+    rested: Duration,
+}
+
+impl Pace {
+    fn begin(now: Instant) -> Self {
+        Self { asked: now, rested: Duration::ZERO }
+    }
+
+    /// A page is asked for: how long it waits. What passed since the page before but for its wait
+    /// is what that page took.
+    fn rest(&mut self, now: Instant, in_haste: bool) -> Duration {
+        let worked = now.saturating_duration_since(self.asked).saturating_sub(self.rested);
+        let factor = if in_haste { REST_FACTOR_IN_HASTE } else { REST_FACTOR };
+        self.asked = now;
+        self.rested = worked.saturating_mul(factor).min(REST_MAX);
+        self.rested
+    }
 }
 
 /// The copies that others make of this node's state, and the one that it makes of another's.
 #[derive(Default)]
 pub(super) struct Copies {
     sessions: BTreeMap<u64, Session>,
+    /// As of when copies were that ended lately, and when. At most [`SESSIONS_MAX`].
+    ended: VecDeque<(Version, Moment)>,
     next: u64,
     /// Ends the copy that comes in, if one does.
     leave: Option<oneshot::Sender<()>>,
 }
 
 impl Copies {
-    /// Ends the sessions that were left.
+    /// Ends the sessions that were left, and forgets those that ended.
     pub(super) fn expire(&mut self, now: Moment) {
         self.sessions.retain(|_, session| now < session.touched + SESSION_IDLE);
+        self.ended.retain(|(_, at)| now < *at + SESSION_IDLE);
+    }
+
+    /// A receiver has all of it.
+    fn close(&mut self, session: u64, now: Moment) {
+        if let Some(session) = self.sessions.remove(&session) {
+            self.ended.push_back((session.snapshot.applied(), now));
+            if self.ended.len() > SESSIONS_MAX {
+                self.ended.pop_front();
+            }
+        }
     }
 
     /// Ends the copy that comes in where it waits for its source. It says so itself.
@@ -65,9 +115,10 @@ impl Copies {
         self.leave = None;
     }
 
-    /// The log behind this must stay: a copy that is being made needs it next.
+    /// The log behind this must stay: a copy that is being made, or just was, needs it next.
     pub(super) fn pinned(&self) -> Option<Version> {
-        self.sessions.values().map(|session| session.snapshot.applied()).min()
+        let made = self.sessions.values().map(|session| session.snapshot.applied());
+        made.chain(self.ended.iter().map(|(applied, _)| *applied)).min()
     }
 }
 
@@ -91,7 +142,8 @@ impl Shell {
             BulkRequest::Open { open } => self.open_copy(open, responder),
             BulkRequest::Page { page } => self.send_page(page, responder),
             BulkRequest::Close { session } => {
-                self.copies.sessions.remove(&session);
+                let now = self.now();
+                self.copies.close(session, now);
                 responder.send(BulkResponse::Close(()));
             }
         }
@@ -127,7 +179,8 @@ impl Shell {
             let (session, applied) = (self.copies.next, snapshot.applied());
             tracing::info!(to = %open.node, %applied, %since, "a state copy begins");
             let touched = self.now();
-            self.copies.sessions.insert(session, Session { snapshot, since, touched });
+            let pace = Pace::begin(Instant::now());
+            self.copies.sessions.insert(session, Session { snapshot, since, touched, pace });
             CopyOpened { session, snapshot: applied, whole }
         });
         responder.send(BulkResponse::Open(opened));
@@ -135,10 +188,25 @@ impl Shell {
 
     fn send_page(&mut self, page: PageRequest, responder: Responder<BulkResponse>) {
         let now = self.now();
+        // Past half of what it may take, the log is not kept for copies any more.
+        let in_haste = self.log_bytes > self.node.settings().log_bytes_max / 8 * 3;
         let Some(session) = self.copies.sessions.get_mut(&page.session) else {
             return responder.send(BulkResponse::Page(Err(CopyError::NoSession)));
         };
         session.touched = now;
+        let rest = session.pace.rest(Instant::now(), in_haste);
+        let inbox = self.inbox.clone();
+        self.background.spawn(async move {
+            tokio::time::sleep(rest).await;
+            inbox.put(Input::Page(page, responder));
+        });
+    }
+
+    /// The rest before a page is over.
+    pub(super) fn read_page(&mut self, page: PageRequest, responder: Responder<BulkResponse>) {
+        let Some(session) = self.copies.sessions.get(&page.session) else {
+            return responder.send(BulkResponse::Page(Err(CopyError::NoSession)));
+        };
         let (snapshot, since) = (Arc::clone(&session.snapshot), session.since);
         // Reading a page may wait for the disk: not on the core's thread.
         self.background.spawn_blocking(move || {
@@ -257,20 +325,18 @@ async fn fetch_all(
     settle(|done| state.begin_copy(whole, done)).await?;
     let mut after = Cursor::Start;
     loop {
-        let page = PageRequest { session: opened.session, after, bytes_max: PAGE_BYTES };
+        let bytes_max = if matches!(after, Cursor::Token(_)) { TOKENS_BYTES } else { PAGE_BYTES };
+        let page = PageRequest { session: opened.session, after, bytes_max };
         let mut page = match source.ask(BulkRequest::Page { page }).await? {
             BulkResponse::Page(page) => page.map_err(|error| error.to_string())?,
             _ => return Err(source.wrong_answer()),
         };
-        let begun = Instant::now();
         let next = page.next.take();
         settle(|done| state.merge(page, done)).await?;
         match next {
             Some(next) => after = next,
             None => break,
         }
-        // Throttled: the disk is left to others for as long as it worked for this page.
-        tokio::time::sleep(begun.elapsed().min(THROTTLE_MAX)).await;
     }
     settle(|done| state.finish_copy(opened.snapshot, done)).await?;
     Ok(opened)
@@ -288,5 +354,55 @@ async fn settle(ask: impl FnOnce(Done)) -> Result<(), String> {
     match answered.await {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(_) => Err("the state was closed".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::state::{MemoryState, State};
+
+    #[test]
+    fn a_copy_takes_the_same_share_of_a_large_state_as_of_a_small_one() {
+        let ms = Duration::from_millis;
+        let begun = Instant::now();
+        let (mut pace, mut now) = (Pace::begin(begun), begun);
+        for worked in [ms(1), ms(20), ms(199)] {
+            now += worked;
+            let rest = pace.rest(now, false);
+            assert_eq!(rest, 5 * worked, "a sixth of the time is work, a rest is none");
+            now += rest;
+        }
+        now += ms(20);
+        assert_eq!(pace.rest(now, true), ms(20), "no longer than that where the log is long");
+        now += ms(20) + TIMEOUT;
+        let idle = Duration::from_millis(SESSION_IDLE.0);
+        assert!(pace.rest(now, false) < TIMEOUT.min(idle) / 10, "the session goes on");
+    }
+
+    #[test]
+    fn the_log_behind_a_copy_is_kept_for_a_while_after_it() {
+        let session = || {
+            let snapshot = Arc::from(MemoryState::new(History(0)).snapshot().unwrap());
+            let (since, pace) = (Version::ZERO, Pace::begin(Instant::now()));
+            Session { snapshot, since, touched: Moment::default(), pace }
+        };
+        let mut copies = Copies::default();
+        copies.sessions.insert(1, session());
+        let applied = copies.pinned();
+        assert!(applied.is_some());
+        copies.close(1, Moment::default());
+        assert!(copies.sessions.is_empty(), "the snapshot is let go");
+        copies.expire(Moment::default() + Millis(1_000));
+        assert_eq!(copies.pinned(), applied);
+        copies.expire(Moment::default() + SESSION_IDLE);
+        assert_eq!(copies.pinned(), None);
+        for number in 0..2 * SESSIONS_MAX as u64 {
+            copies.sessions.insert(number, session());
+            copies.close(number, Moment::default());
+        }
+        assert_eq!(copies.ended.len(), SESSIONS_MAX);
     }
 }

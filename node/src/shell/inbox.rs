@@ -6,7 +6,7 @@
 use quorate_coordinator::core::event as coordinator;
 use quorate_protocol::record::Key;
 use quorate_protocol::rpc::appoint::{AppointeeRequest, AppointeeResponse};
-use quorate_protocol::rpc::bulk::{BulkRequest, BulkResponse};
+use quorate_protocol::rpc::bulk::{BulkRequest, BulkResponse, PageRequest};
 use quorate_protocol::rpc::replica::{ReplicaRequest, ReplicaResponse};
 use quorate_protocol::rpc::store::{StoreRequest, StoreResponse};
 use quorate_protocol::transport::Responder;
@@ -39,6 +39,8 @@ pub(crate) enum Input {
     Synced,
     /// Keys that requests wait for were read.
     Read(Vec<Key>),
+    /// A page of a copy, whose turn it is now.
+    Page(PageRequest, Responder<BulkResponse>),
     /// A snapshot for a copy.
     Snapshot(Box<SnapshotTaken>),
     /// A step of the scrub is done.

@@ -403,6 +403,7 @@ impl Shell {
             Input::State => {}
             Input::Synced => self.synced(),
             Input::Read(keys) => self.were_read(&keys),
+            Input::Page(page, responder) => self.read_page(page, responder),
             Input::Snapshot(taken) => self.snapshot_taken(*taken),
             Input::Scrubbed(scrub) => self.scrubbed(scrub),
             Input::Failed(why) => self.failed = Some(why),
