@@ -42,8 +42,11 @@ const PAGE_BYTES_MAX: usize = 8 << 20;
 /// a sixth of one processor and of the disk, however large the state is, and less where they are
 /// busy, for then a page takes longer.
 const REST_FACTOR: u32 = 5;
-/// The same where the log grows long: what the copy lacks in the end must still be in it.
+/// The same where the log grows long, for what the copy lacks in the end must still be in it; and where
+/// hardly anybody asks for anything, so that there is nobody to leave the machine to.
 const REST_FACTOR_IN_HASTE: u32 = 1;
+/// Fewer requests than this, in the milliseconds since the last page, are hardly any.
+const REQUESTS_PER_MS: f64 = 0.1;
 /// The longest rest before a page: one that waited for something else is no reason to rest on. Far
 /// below [`SESSION_IDLE`] and [`TIMEOUT`].
 const REST_MAX: Duration = Duration::from_secs(1);
@@ -63,11 +66,20 @@ struct Pace {
     /// When the last page was asked for, and how long that one had to wait.
     asked: Instant,
     rested: Duration,
+    /// How many requests this node had heard then, as a coordinator.
+    requests: u64,
 }
 
 impl Pace {
-    fn begin(now: Instant) -> Self {
-        Self { asked: now, rested: Duration::ZERO }
+    fn begin(now: Instant, requests: u64) -> Self {
+        Self { asked: now, rested: Duration::ZERO, requests }
+    }
+
+    /// Whether hardly anything was asked of this node since the page before.
+    fn is_calm(&mut self, now: Instant, requests: u64) -> bool {
+        let since_ms = now.saturating_duration_since(self.asked).as_secs_f64() * 1_000.0;
+        let before = std::mem::replace(&mut self.requests, requests);
+        ((requests - before) as f64) < since_ms * REQUESTS_PER_MS
     }
 
     /// A page is asked for: how long it waits. What passed since the page before but for its wait
@@ -179,7 +191,7 @@ impl Shell {
             let (session, applied) = (self.copies.next, snapshot.applied());
             tracing::info!(to = %open.node, %applied, %since, "a state copy begins");
             let touched = self.now();
-            let pace = Pace::begin(Instant::now());
+            let pace = Pace::begin(Instant::now(), self.next_ticket);
             self.copies.sessions.insert(session, Session { snapshot, since, touched, pace });
             CopyOpened { session, snapshot: applied, whole }
         });
@@ -189,12 +201,15 @@ impl Shell {
     fn send_page(&mut self, page: PageRequest, responder: Responder<BulkResponse>) {
         let now = self.now();
         // Past half of what it may take, the log is not kept for copies any more.
-        let in_haste = self.log_bytes > self.node.settings().log_bytes_max / 8 * 3;
+        let is_long = self.log_bytes > self.node.settings().log_bytes_max / 8 * 3;
+        let requests = self.next_ticket;
         let Some(session) = self.copies.sessions.get_mut(&page.session) else {
             return responder.send(BulkResponse::Page(Err(CopyError::NoSession)));
         };
         session.touched = now;
-        let rest = session.pace.rest(Instant::now(), in_haste);
+        let asked = Instant::now();
+        let is_calm = session.pace.is_calm(asked, requests);
+        let rest = session.pace.rest(asked, is_long || is_calm);
         let inbox = self.inbox.clone();
         self.background.spawn(async move {
             tokio::time::sleep(rest).await;
@@ -368,7 +383,7 @@ mod tests {
     fn a_copy_takes_the_same_share_of_a_large_state_as_of_a_small_one() {
         let ms = Duration::from_millis;
         let begun = Instant::now();
-        let (mut pace, mut now) = (Pace::begin(begun), begun);
+        let (mut pace, mut now) = (Pace::begin(begun, 7), begun);
         for worked in [ms(1), ms(20), ms(199)] {
             now += worked;
             let rest = pace.rest(now, false);
@@ -380,13 +395,16 @@ mod tests {
         now += ms(20) + TIMEOUT;
         let idle = Duration::from_millis(SESSION_IDLE.0);
         assert!(pace.rest(now, false) < TIMEOUT.min(idle) / 10, "the session goes on");
+
+        assert!(pace.is_calm(now + ms(100), 16), "nine in 100 ms");
+        assert!(!pace.is_calm(now + ms(100), 26), "ten more");
     }
 
     #[test]
     fn the_log_behind_a_copy_is_kept_for_a_while_after_it() {
         let session = || {
             let snapshot = Arc::from(MemoryState::new(History(0)).snapshot().unwrap());
-            let (since, pace) = (Version::ZERO, Pace::begin(Instant::now()));
+            let (since, pace) = (Version::ZERO, Pace::begin(Instant::now(), 0));
             Session { snapshot, since, touched: Moment::default(), pace }
         };
         let mut copies = Copies::default();
