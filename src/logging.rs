@@ -159,8 +159,8 @@ pub(crate) fn check(level: &str) -> Result<(), Failure> {
 }
 
 fn parse_filter(level: &str) -> Result<EnvFilter, Failure> {
-    // tarpc traces every call on its own, every missed deadline as an error among them; the state
-    // engine tells of each file it opens.
+    // tarpc's own channels, which are not used here, trace every call on their own, every missed
+    // deadline as an error among them; the state engine tells of each file it opens.
     let filter = match level {
         "info" | "debug" => format!("{level},tarpc=off,fjall=warn,lsm_tree=warn"),
         "error" | "warn" | "trace" | "off" => format!("{level},tarpc=off"),

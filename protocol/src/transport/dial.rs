@@ -4,23 +4,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tarpc::client;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
+use super::Message;
 use super::connection::{ClientConnection, prepare};
 use super::hello::{self, HELLO_TIMEOUT_MS, Hello, NoHello, Service, Status};
-use super::{Message, Named};
 use crate::ids::{ClusterId, StoreId};
 
 /// How many requests may be on their way over one connection. Further calls wait their turn at
 /// the dialer; the acceptor stops reading where a dialer does not keep to it.
 pub const IN_FLIGHT_MAX: usize = 4_096;
-
-/// How many calls may wait between their callers and the connection.
-const CALLS_WAITING_MAX: usize = 1_024;
 
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -299,25 +294,6 @@ fn turned_away(address: String, status: Status, ours: &Hello, found: StoreId) ->
             ConnectError::NotQuorate { address }
         }
     }
-}
-
-/// Makes a tarpc client of a connection: the channel for calls, and the task that carries them,
-/// which ends with the connection or when the last clone of the channel is dropped.
-///
-/// The generated clients take the channel: `StoreClient::from(channel)`. Most callers want a
-/// [`Link`](super::Link) instead, which dials again by itself.
-pub fn spawn_client<Req: Message + Named, Resp: Message>(
-    connection: ClientConnection<Req, Resp>,
-) -> (client::Channel<Req, Resp>, JoinHandle<()>) {
-    let mut config = client::Config::default();
-    config.max_in_flight_requests = IN_FLIGHT_MAX;
-    config.pending_request_buffer = CALLS_WAITING_MAX;
-    let client::NewClient { client, dispatch } = client::new(config, connection);
-    let task = tokio::spawn(async move {
-        // How it ended is told to every call that was on its way.
-        let _ = dispatch.await;
-    });
-    (client, task)
 }
 
 #[cfg(test)]

@@ -21,15 +21,15 @@ use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use tarpc::client::{Channel, RpcError};
 use tokio::sync::{Mutex, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::dial::{ConnectError, connect, spawn_client};
+use super::calls::{Calls, NoAnswer, spawn_client};
+use super::dial::{ConnectError, connect};
 use super::frame::FrameError;
 use super::hello::{Hello, KnownCluster, Service};
-use super::wire::{DEADLINE_MS_MAX, context_in};
+use super::wire::DEADLINE_MS_MAX;
 use super::{Message, Named};
 use crate::ids::StoreId;
 
@@ -144,7 +144,7 @@ enum Phase<Req, Resp> {
 
 /// A connection that stands, or stood a moment ago.
 struct Up<Req, Resp> {
-    channel: Channel<Req, Resp>,
+    calls: Calls<Req, Resp>,
     task: AbortHandle,
     /// Its sender is gone when the connection is.
     ended: watch::Receiver<()>,
@@ -236,26 +236,26 @@ impl<Req: Message + Named, Resp: Message> Link<Req, Resp> {
         let connected = timeout_at(deadline, state.connection(&self.shared, asked)).await;
         let up = connected.map_err(late)??;
         let heard = up.heard.load(Ordering::Relaxed);
-        let left = deadline.saturating_duration_since(Instant::now());
-        let mut answer = pin!(up.channel.call(context_in(left), request));
+        let mut answer = pin!(up.calls.call(request, deadline.into_std()));
         // The first poll puts the request in line. Only then may the next caller have the
         // connection, so that calls leave in order.
         let outcome = match futures::poll!(answer.as_mut()) {
-            Poll::Ready(outcome) => outcome,
+            Poll::Ready(outcome) => Ok(outcome),
             Poll::Pending => {
                 drop(state);
-                match timeout_at(deadline, answer).await {
-                    Ok(outcome) => outcome,
-                    Err(_) => Err(RpcError::DeadlineExceeded),
-                }
+                timeout_at(deadline, answer).await
             }
         };
-        outcome.map_err(|error| {
-            if matches!(error, RpcError::DeadlineExceeded) && up.note_silence(heard) {
-                self.shared.silences.fetch_add(1, Ordering::Relaxed);
+        match outcome {
+            Ok(outcome) => outcome.map_err(|error| self.explain(error)),
+            Err(_) => {
+                if up.note_silence(heard) {
+                    self.shared.silences.fetch_add(1, Ordering::Relaxed);
+                }
+                let address = self.shared.address.clone();
+                Err(CallError::TimedOut { address, after_ms: in_ms(timeout) })
             }
-            self.explain(error, timeout)
-        })
+        }
     }
 
     /// There was no connection in time. How the last dial failed is told as words only, where it
@@ -292,24 +292,13 @@ impl<Req: Message + Named, Resp: Message> Link<Req, Resp> {
         CallError::Lost { address: self.shared.address.clone(), why }
     }
 
-    fn explain(&self, error: RpcError, timeout: Duration) -> CallError {
-        let address = self.shared.address.clone();
-        let why = match error {
-            RpcError::DeadlineExceeded => {
-                return CallError::TimedOut { address, after_ms: in_ms(timeout) };
+    fn explain(&self, error: NoAnswer) -> CallError {
+        match error {
+            NoAnswer::Unsendable(error) => CallError::Unsendable(error),
+            error => {
+                CallError::Lost { address: self.shared.address.clone(), why: error.to_string() }
             }
-            RpcError::Send(error) => {
-                return CallError::Unsendable(match error.downcast::<FrameError>() {
-                    Ok(error) => *error,
-                    Err(other) => FrameError::Unencodable { what: other.to_string() },
-                });
-            }
-            RpcError::Shutdown => "the connection was closed".to_owned(),
-            RpcError::Channel(error) => std::error::Error::source(&error)
-                .map_or_else(|| error.to_string(), ToString::to_string),
-            RpcError::Server(error) => error.detail,
-        };
-        CallError::Lost { address, why }
+        }
     }
 }
 
@@ -394,14 +383,14 @@ impl<Req: Message + Named, Resp: Message> Shared<Req, Resp> {
             let timeout = Duration::from_millis(DIAL_TIMEOUT_MS);
             let connection = connect::<Req, Resp>(&address, hello, timeout).await?;
             let heard = connection.heard();
-            let (channel, carrying) = spawn_client(connection);
+            let (calls, carrying) = spawn_client(connection);
             let task = carrying.abort_handle();
             let (stands, ended) = watch::channel(());
             tokio::spawn(async move {
                 let _ = carrying.await;
                 drop(stands);
             });
-            Ok(Up { channel, task, ended, heard, silent_at: AtomicU64::new(0) })
+            Ok(Up { calls, task, ended, heard, silent_at: AtomicU64::new(0) })
         }
     }
 }

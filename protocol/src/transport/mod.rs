@@ -1,7 +1,8 @@
 //! The transport: what carries the messages of [`rpc`](crate::rpc) between processes.
 //!
-//! tarpc gives the calls, their ids and the bookkeeping on both ends. Underneath it stands our
-//! own small transport, because what reaches a port must be checked before anything else sees it.
+//! tarpc gives the services, their clients and the messages. What carries them is our own, because
+//! what reaches a port must be checked before anything else sees it; and so is the bookkeeping of
+//! calls on both ends, because tarpc's costs more than all the rest of a call (see [`calls`]).
 //!
 //! * An acceptor has a [`Listener`]. Each [`Accepted`] connection names its [`Service`]; as a
 //!   connection of that service's request and response types it goes to [`serve_channel`], which
@@ -69,6 +70,7 @@
 //! * [`seats`]: how many connections a process takes, and what it holds for all of them.
 //! * [`dial`], [`accept`]: how a connection comes about.
 //! * [`serve`]: one connection's requests into an inbox, its answers back.
+//! * [`calls`]: many callers over one connection.
 //! * [`link`]: a client that dials again by itself.
 //!
 //! # Bounds
@@ -86,14 +88,13 @@
 //! | unsent output | [`WRITE_BUFFER_BYTES`](connection::WRITE_BUFFER_BYTES) and one frame | no more answers or calls are taken up |
 //! | a peer that reads nothing | [`WRITE_STALL_MS_MAX`](connection::WRITE_STALL_MS_MAX) | the connection ends |
 //! | unanswered requests of a connection | [`IN_FLIGHT_MAX`], [`IN_FLIGHT_BYTES_MAX`](serve::IN_FLIGHT_BYTES_MAX) | no more is read; the dialer's calls wait |
+//! | calls of a connection that wait to be sent | [`CALLS_WAITING_MAX`](calls::CALLS_WAITING_MAX) | the next wait for room, in turn |
 //! | answers that a connection leaves lying | [`ANSWER_BYTES_MAX`](serve::ANSWER_BYTES_MAX) | further ones are dropped, and said to be |
 //! | a call | [`DEADLINE_MS_MAX`] | it times out |
 //! | a dial | [`DIAL_TIMEOUT_MS`](link::DIAL_TIMEOUT_MS) | it fails; the next waits up to [`REDIAL_MS_MAX`](link::REDIAL_MS_MAX), for heartbeats [`REDIAL_HEARTBEAT_MS_MAX`](link::REDIAL_HEARTBEAT_MS_MAX) |
 //!
 //! What is deliberately absent: retries of calls (who may ask again, and with which token, is
 //! the callers' matter), encryption and authentication (a trusted domain, S002-11), and logging.
-//! tarpc traces on its own under the target `tarpc`, errors for every missed deadline among it:
-//! a process should filter that target out.
 
 pub mod hello;
 pub mod frame;
@@ -104,14 +105,16 @@ pub mod seats;
 pub mod dial;
 pub mod accept;
 pub mod serve;
+pub mod calls;
 pub mod link;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use accept::{AcceptError, Accepted, BindError, Detached, Listener, TurnedAway};
+pub use calls::{Calls, NoAnswer, spawn_client};
 pub use connection::{ClientConnection, Connection, ServerConnection};
-pub use dial::{ConnectError, IN_FLIGHT_MAX, connect, spawn_client};
+pub use dial::{ConnectError, IN_FLIGHT_MAX, connect};
 pub use frame::{FRAME_BYTES_MAX, FrameError};
 pub use hello::{Hello, KnownCluster, PROTOCOL_VERSION, Service};
 pub use link::{CallError, Link};

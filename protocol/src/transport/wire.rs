@@ -183,6 +183,12 @@ pub(crate) fn unanswered() -> ServerError {
 
 /// A tarpc context with its deadline `timeout` from now, or [`DEADLINE_MS_MAX`] if that is sooner.
 pub(crate) fn context_in(timeout: Duration) -> tarpc::context::Context {
+    let longest = Duration::from_millis(u64::from(DEADLINE_MS_MAX));
+    context_until(Instant::now() + timeout.min(longest))
+}
+
+/// A tarpc context with this deadline.
+pub(crate) fn context_until(deadline: Instant) -> tarpc::context::Context {
     /// Made once: tarpc looks through the current span for what we never put there.
     static BLANK: LazyLock<tarpc::context::Context> = LazyLock::new(|| {
         let mut blank = tarpc::context::current();
@@ -190,8 +196,7 @@ pub(crate) fn context_in(timeout: Duration) -> tarpc::context::Context {
         blank
     });
     let mut context = *BLANK;
-    context.deadline =
-        Instant::now() + timeout.min(Duration::from_millis(u64::from(DEADLINE_MS_MAX)));
+    context.deadline = deadline;
     context
 }
 
