@@ -14,7 +14,7 @@ use quorate_protocol::record::Value;
 use quorate_protocol::rpc::registry::RegistryRequest;
 use quorate_protocol::rpc::store::{Read, StoreRequest};
 use quorate_protocol::transport::hello::HELLO_BYTES;
-use quorate_protocol::transport::serve::ANSWER_BYTES_MAX;
+use quorate_protocol::transport::respond::ANSWER_BYTES_MAX;
 use quorate_protocol::transport::{FRAME_BYTES_MAX, PROTOCOL_VERSION, Service};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -21,10 +21,9 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
-use futures::task::AtomicWaker;
 use futures::{Sink, Stream};
 use tarpc::client::RpcError;
 use tarpc::client::stub::Stub;
@@ -42,6 +41,9 @@ use super::{Message, Named};
 
 /// How many calls may wait between their callers and the connection.
 pub const CALLS_WAITING_MAX: usize = 1_024;
+
+/// After so many requests in one go, other tasks have their turn.
+const TURN_MAX: usize = 128;
 
 /// Why a call has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,14 +99,12 @@ fn over<Req, Resp, S>(
         line: VecDeque::new(),
         waiting: BTreeMap::new(),
         dropped: Vec::new(),
+        carrier: None,
         is_left: false,
         ended: None,
     };
-    let shared = Arc::new(Shared {
-        state: Mutex::new(state),
-        room: Semaphore::new(CALLS_WAITING_MAX),
-        carrier: AtomicWaker::new(),
-    });
+    let room = Semaphore::new(CALLS_WAITING_MAX);
+    let shared = Arc::new(Shared { state: Mutex::new(state), room });
     let handle = Arc::new(Handle { shared: Arc::clone(&shared) });
     (Calls { handle }, Carrier { connection, shared })
 }
@@ -124,8 +124,6 @@ struct Shared<Req, Resp> {
     state: Mutex<State<Req, Resp>>,
     /// As many permits as there is room in the line; closed when the carrier has ended.
     room: Semaphore,
-    /// Woken when there is something to send, or the last handle is gone.
-    carrier: AtomicWaker,
 }
 
 /// A call is in `line`, or in `waiting`, or over.
@@ -137,6 +135,9 @@ struct State<Req, Resp> {
     waiting: BTreeMap<u64, oneshot::Sender<Result<Resp, NoAnswer>>>,
     /// Sent, and nobody waits any more: the other end is not told yet.
     dropped: Vec<u64>,
+    /// The carrier, where it waits for something to send, or for the last handle to go. Where it waits
+    /// for the connection alone, it looks here once that goes on.
+    carrier: Option<Waker>,
     /// The last handle is gone.
     is_left: bool,
     /// Why nothing is carried any more.
@@ -227,14 +228,11 @@ impl<Req, Resp> Shared<Req, Resp> {
         }
         let id = state.next_id;
         state.next_id += 1;
-        let was_empty = state.line.is_empty();
         state.line.push_back(InLine { id, deadline, request, answer });
+        // While no more may be on the wire, it is in vain.
+        let carrier = if state.has_room() { state.carrier.take() } else { None };
         drop(state);
-        // Whoever made the line begin has woken it; where it left a line standing, it is woken by
-        // what it waits for.
-        if was_empty {
-            self.carrier.wake();
-        }
+        wake(carrier);
         Ok((id, answered))
     }
 
@@ -243,8 +241,9 @@ impl<Req, Resp> Shared<Req, Resp> {
         let mut state = self.state();
         if state.waiting.remove(&id).is_some() {
             state.dropped.push(id);
+            let carrier = state.carrier.take();
             drop(state);
-            self.carrier.wake();
+            wake(carrier);
         } else if let Ok(at) = state.line.binary_search_by_key(&id, |it| it.id) {
             let unsent = state.line.remove(at);
             drop(state);
@@ -262,23 +261,27 @@ impl<Req, Resp> Shared<Req, Resp> {
         }
     }
 
-    /// Takes the next thing to send. A request is from now on waited for.
-    fn next(&self) -> Next<Req> {
+    /// Takes the next thing to send. A request is from now on waited for. Where there is nothing, the
+    /// task is woken when there is.
+    fn next(&self, cx: &Context<'_>) -> Next<Req> {
         let state = &mut *self.state();
         if let Some(id) = state.dropped.pop() {
             return Next::Cancel { id };
         }
-        if state.waiting.len() >= IN_FLIGHT_MAX {
-            return Next::Wait;
+        if state.has_room()
+            && let Some(InLine { id, deadline, request, answer }) = state.line.pop_front()
+        {
+            state.waiting.insert(id, answer);
+            return Next::Send { id, deadline, request };
         }
-        match state.line.pop_front() {
-            Some(InLine { id, deadline, request, answer }) => {
-                state.waiting.insert(id, answer);
-                Next::Send { id, deadline, request }
-            }
-            None if state.is_left => Next::Close,
-            None => Next::Wait,
+        // With the last handle, all calls are gone.
+        if state.is_left {
+            return Next::Close;
         }
+        if !state.carrier.as_ref().is_some_and(|carrier| carrier.will_wake(cx.waker())) {
+            state.carrier = Some(cx.waker().clone());
+        }
+        Next::Wait
     }
 
     /// Nothing is carried any more: tells all that wait why.
@@ -287,7 +290,9 @@ impl<Req, Resp> Shared<Req, Resp> {
         let why = state.ended.get_or_insert(why).clone();
         let line = std::mem::take(&mut state.line);
         let waiting = std::mem::take(&mut state.waiting);
+        let carrier = state.carrier.take();
         drop(state);
+        drop(carrier);
         self.room.close();
         let unsent = line.into_iter().map(|it| it.answer);
         for caller in waiting.into_values().chain(unsent) {
@@ -297,6 +302,11 @@ impl<Req, Resp> Shared<Req, Resp> {
 }
 
 impl<Req, Resp> State<Req, Resp> {
+    /// Whether one more may be on the wire.
+    fn has_room(&self) -> bool {
+        self.waiting.len() + self.dropped.len() < IN_FLIGHT_MAX
+    }
+
     fn why_ended(&self) -> NoAnswer {
         self.ended.clone().unwrap_or(NoAnswer::Closed)
     }
@@ -316,14 +326,12 @@ where
 {
     /// One round. Comes when the connection has ended, or nobody will call any more.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // Before anything is looked at, so that no change is missed.
-        self.shared.carrier.register(cx.waker());
         let ended = ready!(self.carry(cx));
         self.shared.end(ended.map_or_else(NoAnswer::Broken, |()| NoAnswer::Closed));
         Poll::Ready(())
     }
 
-    /// Every answer that is there, every request in line, one flush.
+    /// Every answer that is there, the requests in line, one flush.
     fn carry(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
         loop {
             // Answers first: they make room for requests.
@@ -350,7 +358,11 @@ where
         let mut taken = 0;
         let mut is_over = false;
         while Pin::new(&mut self.connection).poll_ready(cx)?.is_ready() {
-            match self.shared.next() {
+            if taken == TURN_MAX {
+                cx.waker().wake_by_ref();
+                break;
+            }
+            match self.shared.next(cx) {
                 Next::Send { id, deadline, request } => {
                     taken += 1;
                     let context = context_until(deadline);
@@ -388,8 +400,17 @@ impl<Req, Resp, S> Drop for Carrier<Req, Resp, S> {
 
 impl<Req, Resp> Drop for Handle<Req, Resp> {
     fn drop(&mut self) {
-        self.shared.state().is_left = true;
-        self.shared.carrier.wake();
+        let mut state = self.shared.state();
+        state.is_left = true;
+        let carrier = state.carrier.take();
+        drop(state);
+        wake(carrier);
+    }
+}
+
+fn wake(carrier: Option<Waker>) {
+    if let Some(carrier) = carrier {
+        carrier.wake();
     }
 }
 

@@ -449,7 +449,7 @@ mod tests {
         assert!(connection.input.len() <= 2 * READ_CHUNK_BYTES, "{}", connection.input.len());
         let waiting = tokio::spawn(async move { connection.next().await });
         tokio::task::yield_now().await;
-        greedy.end_call(SERVICE_BYTES_MAX);
+        greedy.end_calls(1, SERVICE_BYTES_MAX, std::time::Instant::now());
         assert!(matches!(waiting.await.unwrap(), Some(Ok(ClientMessage::Request(_)))));
     }
 

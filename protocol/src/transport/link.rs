@@ -232,9 +232,18 @@ impl<Req: Message + Named, Resp: Message> Link<Req, Resp> {
         let asked = Instant::now();
         let deadline = asked + timeout;
         let late = |_| self.no_connection(timeout);
-        let mut state = timeout_at(deadline, self.shared.state.lock()).await.map_err(late)?;
-        let connected = timeout_at(deadline, state.connection(&self.shared, asked)).await;
-        let up = connected.map_err(late)??;
+        // Mostly nobody else is at it, and the connection stands: no timer is made for that.
+        let mut state = match self.shared.state.try_lock() {
+            Ok(state) => state,
+            Err(_) => timeout_at(deadline, self.shared.state.lock()).await.map_err(late)?,
+        };
+        let up = match state.standing() {
+            Some(up) => up,
+            None => {
+                let connected = timeout_at(deadline, state.connection(&self.shared, asked)).await;
+                connected.map_err(late)??
+            }
+        };
         let heard = up.heard.load(Ordering::Relaxed);
         let mut answer = pin!(up.calls.call(request, deadline.into_std()));
         // The first poll puts the request in line. Only then may the next caller have the
@@ -303,6 +312,14 @@ impl<Req: Message + Named, Resp: Message> Link<Req, Resp> {
 }
 
 impl<Req: Message + Named, Resp: Message> State<Req, Resp> {
+    /// The connection, where one stands.
+    fn standing(&self) -> Option<Arc<Up<Req, Resp>>> {
+        match &self.phase {
+            Phase::Up(up) if up.is_usable() => Some(Arc::clone(up)),
+            _ => None,
+        }
+    }
+
     /// The connection, dialed where there is none. Safe to drop and call again.
     async fn connection(
         &mut self,

@@ -69,6 +69,7 @@
 //! * [`connection`]: a socket after its hello, as a stream and a sink of messages.
 //! * [`seats`]: how many connections a process takes, and what it holds for all of them.
 //! * [`dial`], [`accept`]: how a connection comes about.
+//! * [`respond`]: the way back for an answer, from any thread.
 //! * [`serve`]: one connection's requests into an inbox, its answers back.
 //! * [`calls`]: many callers over one connection.
 //! * [`link`]: a client that dials again by itself.
@@ -89,7 +90,7 @@
 //! | a peer that reads nothing | [`WRITE_STALL_MS_MAX`](connection::WRITE_STALL_MS_MAX) | the connection ends |
 //! | unanswered requests of a connection | [`IN_FLIGHT_MAX`], [`IN_FLIGHT_BYTES_MAX`](serve::IN_FLIGHT_BYTES_MAX) | no more is read; the dialer's calls wait |
 //! | calls of a connection that wait to be sent | [`CALLS_WAITING_MAX`](calls::CALLS_WAITING_MAX) | the next wait for room, in turn |
-//! | answers that a connection leaves lying | [`ANSWER_BYTES_MAX`](serve::ANSWER_BYTES_MAX) | further ones are dropped, and said to be |
+//! | answers that a connection leaves lying | [`ANSWER_BYTES_MAX`](respond::ANSWER_BYTES_MAX) | further ones are dropped, and said to be |
 //! | a call | [`DEADLINE_MS_MAX`] | it times out |
 //! | a dial | [`DIAL_TIMEOUT_MS`](link::DIAL_TIMEOUT_MS) | it fails; the next waits up to [`REDIAL_MS_MAX`](link::REDIAL_MS_MAX), for heartbeats [`REDIAL_HEARTBEAT_MS_MAX`](link::REDIAL_HEARTBEAT_MS_MAX) |
 //!
@@ -104,6 +105,7 @@ pub mod connection;
 pub mod seats;
 pub mod dial;
 pub mod accept;
+pub mod respond;
 pub mod serve;
 pub mod calls;
 pub mod link;
@@ -118,7 +120,8 @@ pub use dial::{ConnectError, IN_FLIGHT_MAX, connect};
 pub use frame::{FRAME_BYTES_MAX, FrameError};
 pub use hello::{Hello, KnownCluster, PROTOCOL_VERSION, Service};
 pub use link::{CallError, Link};
-pub use serve::{Responder, serve_channel};
+pub use respond::Responder;
+pub use serve::serve_channel;
 pub use told::Told;
 pub use wire::DEADLINE_MS_MAX;
 

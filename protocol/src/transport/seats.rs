@@ -184,34 +184,38 @@ impl Seat {
         self.change(|taken| taken.held_bytes -= bytes);
     }
 
-    /// A request is handed out.
-    pub(crate) fn begin_call(&self, bytes: usize) {
+    /// A request is handed out. True where one byte more may be held; else it is for
+    /// [`may_hold`](Self::may_hold) to say when.
+    pub(crate) fn begin_call(&self, bytes: usize) -> bool {
         self.change(|taken| {
             taken.calls += 1;
             taken.held_bytes += bytes;
-        });
+        })
     }
 
-    /// Its answer is here.
-    pub(crate) fn end_call(&self, bytes: usize) {
+    /// The answers to so many are here.
+    pub(crate) fn end_calls(&self, calls: usize, bytes: usize, now: Instant) {
         self.change(|taken| {
-            taken.calls -= 1;
+            taken.calls -= calls;
             taken.held_bytes -= bytes;
-            taken.idle_since = Instant::now();
+            taken.idle_since = now;
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut Taken)) {
+    /// True where one byte more may be held than now.
+    fn change(&self, change: impl FnOnce(&mut Taken)) -> bool {
         let mut hall = self.seats.hall();
-        let Some(taken) = hall.taken.get_mut(&self.id) else { return };
+        let Some(taken) = hall.taken.get_mut(&self.id) else { return true };
         let (service, before) = (taken.service, taken.held_bytes);
         change(taken);
         let after = taken.held_bytes;
-        if after >= before {
-            *hall.held_bytes.entry(service).or_default() += after - before;
-        } else {
+        if after < before {
             hall.release(service, before - after);
+            return true;
         }
+        let held_bytes = hall.held_bytes.entry(service).or_default();
+        *held_bytes += after - before;
+        after < SHARE_BYTES || *held_bytes < SERVICE_BYTES_MAX
     }
 }
 
@@ -246,7 +250,7 @@ mod tests {
         let (busy, idle, woken) = (take().unwrap(), take().unwrap(), take().unwrap());
         busy.begin_call(1);
         woken.begin_call(1);
-        woken.end_call(1);
+        woken.end_calls(1, 1, Instant::now());
         let newcomer = take().unwrap();
         let lost = [&busy, &idle, &woken].map(|seat| seat.is_lost(&context()));
         assert_eq!(lost, [false, true, false]);
@@ -278,7 +282,7 @@ mod tests {
         assert!(!greedy.may_hold(1, &cx));
         assert!(modest.may_hold(SHARE_BYTES, &cx) && !modest.may_hold(SHARE_BYTES + 1, &cx));
         assert!(other.may_hold(SHARE_BYTES + 1, &cx), "another service has bytes of its own");
-        greedy.end_call(SERVICE_BYTES_MAX);
+        greedy.end_calls(1, SERVICE_BYTES_MAX, Instant::now());
         assert!(modest.may_hold(SHARE_BYTES + 1, &cx));
         // What a connection held goes with it.
         greedy.hold(SERVICE_BYTES_MAX);

@@ -14,34 +14,28 @@ use std::collections::btree_map::Entry;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use futures::{Sink, Stream};
-use postcard::ser_flavors::Size;
-use serde::Serialize;
-use tarpc::{ClientMessage, Request, Response, ServerError};
+use tarpc::{ClientMessage, Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep_until};
 
 use super::Message;
 use super::connection::ServerConnection;
 use super::dial::IN_FLIGHT_MAX;
 use super::frame::FrameError;
+use super::respond::{Answer, Answers, Responder};
 use super::seats::Seat;
-use super::wire::unanswered;
 
 /// When the unanswered requests of one connection come to this much, no more is read: together
-/// with one frame, and with [`ANSWER_BYTES_MAX`], all that one client can make a process hold.
+/// with one frame, and with [`ANSWER_BYTES_MAX`](super::respond::ANSWER_BYTES_MAX), all that one
+/// client can make a process hold.
 pub const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 
-/// When the answers of one connection that wait for their client come to this much, further ones
-/// are dropped, and their requests are told that no answer will come. Requests are small and many
-/// fit into one read, while the length of an answer shows when it is there: a client that asks for
-/// thousands of large values and reads none would else make a process hold them all.
-pub const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// After so many answers in one go, other tasks have their turn.
+const TURN_MAX: usize = 128;
 
 /// Serves one connection until its client is done or it fails: every request that arrives is
 /// handed to `inbox` with the [`Responder`] for its answer.
@@ -49,9 +43,10 @@ pub const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// `inbox` is called on the connection's own task and must not block. At most [`IN_FLIGHT_MAX`]
 /// requests of a connection, and about [`IN_FLIGHT_BYTES_MAX`] of them, are unanswered at once,
 /// whether their client still waits or not; then no more is read. Nor is it while the client
-/// leaves the answers lying, of which at most [`ANSWER_BYTES_MAX`] are kept, nor while the service
-/// as a whole holds too much (see [`seats`](super::seats)). When the connection ends, requests that
-/// were handed out go on, and their answers are dropped.
+/// leaves the answers lying, of which at most
+/// [`ANSWER_BYTES_MAX`](super::respond::ANSWER_BYTES_MAX) are kept, nor while the service as a whole
+/// holds too much (see [`seats`](super::seats)). When the connection ends, requests that were handed
+/// out go on, and their answers are dropped.
 ///
 /// # Errors
 /// What ended the connection, where it was not the client closing it.
@@ -64,15 +59,12 @@ where
     Resp: Message,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (sender, answers) = mpsc::unbounded_channel();
     let mut serving = Serving {
         connection,
         inbox,
-        sender,
-        answers,
+        answers: Answers::new(),
         unanswered: 0,
         unanswered_bytes: 0,
-        waiting_bytes: Arc::default(),
         awaited: BTreeMap::new(),
         input_ended: false,
         last_deadline: None,
@@ -80,93 +72,17 @@ where
     poll_fn(|cx| serving.poll(cx)).await
 }
 
-/// The way back for one answer. May be kept for as long as the answer takes, and be given to
-/// another thread. Dropped unused, it tells the client that no answer will come.
-#[derive(Debug)]
-pub struct Responder<Resp> {
-    id: u64,
-    /// How long the request's frame was.
-    bytes: usize,
-    deadline: Instant,
-    /// What the answers that wait on this connection come to.
-    waiting_bytes: Arc<AtomicUsize>,
-    /// Taken by the answer.
-    sender: Option<mpsc::UnboundedSender<Answer<Resp>>>,
-}
-
-/// An answer on its way from its responder to its connection.
-#[derive(Debug)]
-struct Answer<Resp> {
-    id: u64,
-    /// How long the request's frame was.
-    bytes: usize,
-    /// How long the answer itself is.
-    answer_bytes: usize,
-    message: Result<Resp, ServerError>,
-}
-
-impl<Resp: Serialize> Responder<Resp> {
-    /// Answers the request. Where the client no longer waits, or leaves too many answers lying,
-    /// nothing happens, or it is told that no answer will come.
-    pub fn send(mut self, answer: Resp) {
-        let bytes = length(&answer);
-        let before = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before > 0 && before + bytes > ANSWER_BYTES_MAX {
-            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return; // Dropped, it tells the client.
-        }
-        self.put(Ok(answer), bytes);
-    }
-}
-
-impl<Resp> Responder<Resp> {
-    /// When the client stops waiting.
-    #[must_use]
-    pub fn deadline(&self) -> Instant {
-        self.deadline
-    }
-
-    /// Whether it is worth while to make an answer that is long: less than half of
-    /// [`ANSWER_BYTES_MAX`] waits. Where it is not, let go of the responder.
-    #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.waiting_bytes.load(Ordering::Relaxed) < ANSWER_BYTES_MAX / 2
-    }
-
-    fn put(&mut self, message: Result<Resp, ServerError>, answer_bytes: usize) {
-        if let Some(sender) = self.sender.take() {
-            // Fails when the connection is gone: then there is nobody to tell.
-            let _ = sender.send(Answer { id: self.id, bytes: self.bytes, answer_bytes, message });
-        }
-    }
-}
-
-impl<Resp> Drop for Responder<Resp> {
-    fn drop(&mut self) {
-        self.put(Err(unanswered()), 0);
-    }
-}
-
-/// How long an answer is on the wire; byte strings in it are counted, not looked at.
-fn length(answer: &impl Serialize) -> usize {
-    // What cannot be encoded is found out, and told, where it is.
-    postcard::serialize_with_flavor(answer, Size::default()).unwrap_or_default()
-}
-
 /// One connection being served.
 struct Serving<Req, Resp, S, F> {
     connection: ServerConnection<Req, Resp, S>,
     inbox: F,
-    sender: mpsc::UnboundedSender<Answer<Resp>>,
-    /// Holds no more than `unanswered`, and no more than [`ANSWER_BYTES_MAX`] but for a single one.
-    answers: mpsc::UnboundedReceiver<Answer<Resp>>,
+    /// No more than are unanswered.
+    answers: Arc<Answers<Resp>>,
     /// How many responders are out, or have their answers in `answers`. At most
     /// [`IN_FLIGHT_MAX`].
     unanswered: usize,
     /// What their requests came to on the wire.
     unanswered_bytes: usize,
-    /// What `answers` comes to on the wire.
-    waiting_bytes: Arc<AtomicUsize>,
     /// Until when the client waits, by id: those of the unanswered that it did not cancel.
     awaited: BTreeMap<u64, Instant>,
     input_ended: bool,
@@ -181,7 +97,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     F: FnMut(Req, Responder<Resp>),
 {
-    /// One round: every answer that is ready, every request that is there, one flush.
+    /// One round: the answers that are ready, every request that is there, one flush.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FrameError>> {
         if self.seat().is_some_and(|seat| seat.is_lost(cx)) {
             return Poll::Ready(Err(FrameError::Unseated));
@@ -201,26 +117,32 @@ where
         Pin::new(&mut self.connection).poll_close(cx)
     }
 
-    /// Puts the answers that are ready into the output; `false` when it is full.
+    /// Puts answers that are ready into the output; `false` when it is full.
     fn put_answers(&mut self, cx: &mut Context<'_>) -> Result<bool, FrameError> {
+        let before = (self.unanswered, self.unanswered_bytes);
         // Looked at once for all of them: nobody can tell the difference.
         let mut now = None;
-        while Pin::new(&mut self.connection).poll_ready(cx)?.is_ready() {
-            let Poll::Ready(Some(answer)) = self.answers.poll_recv(cx) else { return Ok(true) };
-            let Answer { id, bytes, answer_bytes, message } = answer;
+        let is_all = loop {
+            if Pin::new(&mut self.connection).poll_ready(cx)?.is_pending() {
+                break false;
+            }
+            if before.0 - self.unanswered == TURN_MAX {
+                cx.waker().wake_by_ref();
+                break true;
+            }
+            let Some(Answer { id, bytes, message, .. }) = self.answers.next(cx) else { break true };
             self.unanswered -= 1;
             self.unanswered_bytes -= bytes;
-            self.waiting_bytes.fetch_sub(answer_bytes, Ordering::Relaxed);
-            if let Some(seat) = self.seat() {
-                seat.end_call(bytes);
-            }
-            let deadline = self.awaited.remove(&id);
-            if deadline.is_some_and(|deadline| deadline > *now.get_or_insert_with(Instant::now)) {
+            let now = *now.get_or_insert_with(Instant::now);
+            if self.awaited.remove(&id).is_some_and(|deadline| deadline > now) {
                 let response = Response { request_id: id, message };
                 Pin::new(&mut self.connection).start_send(response)?;
             }
+        };
+        if let (Some(now), Some(seat)) = (now, self.seat()) {
+            seat.end_calls(before.0 - self.unanswered, before.1 - self.unanswered_bytes, now);
         }
-        Ok(false)
+        Ok(is_all)
     }
 
     /// Comes when the client waits for no answer that is still out.
@@ -234,20 +156,21 @@ where
         self.connection.seat()
     }
 
-    fn may_take(&self, cx: &Context<'_>) -> bool {
-        self.unanswered < IN_FLIGHT_MAX
-            && self.unanswered_bytes < IN_FLIGHT_BYTES_MAX
-            && self.seat().is_none_or(|seat| seat.may_hold(1, cx))
+    fn may_take(&self) -> bool {
+        self.unanswered < IN_FLIGHT_MAX && self.unanswered_bytes < IN_FLIGHT_BYTES_MAX
     }
 
     fn take_requests(&mut self, cx: &mut Context<'_>) -> Result<(), FrameError> {
+        // The seat is asked again only where its last word was no.
+        let mut may_hold = false;
         while !self.input_ended {
-            if !self.may_take(cx) {
+            may_hold = may_hold || self.seat().is_none_or(|seat| seat.may_hold(1, cx));
+            if !may_hold || !self.may_take() {
                 self.connection.hold_back();
                 break;
             }
             match Pin::new(&mut self.connection).poll_next(cx)? {
-                Poll::Ready(Some(ClientMessage::Request(request))) => self.take(request),
+                Poll::Ready(Some(ClientMessage::Request(request))) => may_hold = self.take(request),
                 Poll::Ready(Some(ClientMessage::Cancel { request_id, .. })) => {
                     self.awaited.remove(&request_id);
                 }
@@ -260,24 +183,23 @@ where
         Ok(())
     }
 
-    fn take(&mut self, Request { context, id, message }: Request<Req>) {
+    /// True where one more may be held.
+    fn take(&mut self, Request { context, id, message }: Request<Req>) -> bool {
         let deadline = context.deadline;
-        let Entry::Vacant(vacant) = self.awaited.entry(id) else { return };
+        let Entry::Vacant(vacant) = self.awaited.entry(id) else { return false };
         vacant.insert(deadline);
         let bytes = self.connection.taken_bytes();
         self.unanswered += 1;
         self.unanswered_bytes += bytes;
-        if let Some(seat) = self.seat() {
-            seat.begin_call(bytes);
-        }
-        let responder = Responder {
-            id,
-            bytes,
-            deadline,
-            waiting_bytes: Arc::clone(&self.waiting_bytes),
-            sender: Some(self.sender.clone()),
-        };
-        (self.inbox)(message, responder);
+        let may_hold = self.seat().is_none_or(|seat| seat.begin_call(bytes));
+        (self.inbox)(message, self.answers.responder(id, bytes, deadline));
+        may_hold
+    }
+}
+
+impl<Req, Resp, S, F> Drop for Serving<Req, Resp, S, F> {
+    fn drop(&mut self) {
+        self.answers.close();
     }
 }
 
@@ -290,7 +212,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::super::hello::{Hello, Service};
-    use super::super::wire::{Wire, context_in};
+    use super::super::respond::ANSWER_BYTES_MAX;
+    use super::super::wire::{Wire, context_in, unanswered};
     use super::*;
     use crate::ids::ClusterId;
 
