@@ -11,10 +11,10 @@
 //! tells it to the other end.
 //!
 //! tarpc has such a channel too, and the clients that it generates work over this one as they do over
-//! that ([`Stub`]). But for every call it makes a span with its deadline as text, a timer, and a
-//! message about its cancellation, and it takes requests and answers by turns: of the 28,200
-//! instructions that a call took on both ends (`bench/count calls/write-64-connections`), 3,600 were
-//! for encoding.
+//! that ([`Stub`]). But for every call it makes a span with its deadline as text and a timer, and
+//! looks for cancellations: of the 28,200 instructions that a call took on both ends
+//! (`bench/count calls/write-64-connections`), 3,600 were for encoding. Over this one, and without
+//! tarpc's on the other end, it takes 14,200.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
