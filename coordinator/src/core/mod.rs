@@ -49,7 +49,7 @@ use streams::{Letterhead, Streams};
 use takeover::Phase;
 
 /// Once our own log has the last batch, and this long after it left, the next one leaves however
-/// little waits.
+/// little waits; and so long after a round of reads began, the next one does.
 pub const BATCH_APART: Millis = Millis(1);
 
 /// One coordinator, from its first appointment on. It lives as long as its node's process and
@@ -332,6 +332,10 @@ impl Core {
             };
             self.rounds.begin(&bench, &mut self.streams, effects);
             self.rounds.judge(&bench, records, &mut self.streams, &mut self.orderer, effects);
+            if self.rounds.is_idle() {
+                // Nothing comes that what waits could wait for.
+                self.rounds.begin(&bench, &mut self.streams, effects);
+            }
             if self.may_order(now, records) {
                 let rules = (&self.settings, &self.patterns);
                 let tail = Version { epoch: self.view.epoch, ..self.streams.tail() };

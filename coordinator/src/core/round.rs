@@ -21,6 +21,7 @@ use quorate_protocol::time::{Millis, Moment};
 use quorate_protocol::version::Version;
 use quorate_protocol::view::Members;
 
+use super::BATCH_APART;
 use super::effect::Effect;
 use super::event::{Records, Ticket};
 use super::order::{Clear, Orderer};
@@ -116,14 +117,30 @@ impl Rounds {
         }
     }
 
-    /// Begins a round with what waits, if another may run.
+    /// Whether what waits makes a round now: as many reads as are under way, or some time after the
+    /// last round began. As with batches, each round costs every member a message, and what is under
+    /// way is answered soon.
+    fn is_due(&self, now: Moment) -> bool {
+        // Keys that are done have no readers any more.
+        let asked = self.running.iter().flat_map(|round| &round.asked);
+        let under_way: usize = asked.map(|asked| asked.readers.len()).sum();
+        let has_rested = self.running.back().is_none_or(|round| now >= round.begun + BATCH_APART);
+        !self.waiting.is_empty() && (self.waiting.len() >= under_way || has_rested)
+    }
+
+    /// Whether no round runs.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Begins a round with what waits, if it is due and another may run.
     pub(super) fn begin(
         &mut self,
         bench: &Bench<'_>,
         streams: &mut Streams,
         effects: &mut Vec<Effect>,
     ) {
-        while !self.waiting.is_empty() && self.running.len() < ROUNDS_IN_FLIGHT_MAX {
+        while self.running.len() < ROUNDS_IN_FLIGHT_MAX && self.is_due(bench.now) {
             self.next_number += 1;
             let mut keys: BTreeMap<Key, Vec<Waiting>> = BTreeMap::new();
             let mut key_bytes = 0;
