@@ -3,7 +3,7 @@
 //! tarpc could serialize its messages itself, but its deadlines panic when a hostile one is
 //! decoded (it adds whatever came to the present moment), and its trace context is nothing we
 //! need. So each is converted: deadlines travel as milliseconds, and are clamped to
-//! [`DEADLINE_MS_MAX`] on receipt, before tarpc sees them.
+//! [`DEADLINE_MS_MAX`] on receipt, before anyone sees them.
 
 use std::io;
 use std::sync::LazyLock;
