@@ -130,6 +130,10 @@ fn limit(text: &mut String, results: &Results) -> Result<()> {
             us(bare)
         )?;
     }
+    let threaded = results.limits.iter().filter_map(|limit| limit.threaded_us);
+    if let Some(threaded) = Spread::of(threaded) {
+        writeln!(text, "| the same, a thread for each log | {} |", us(threaded))?;
+    }
     writeln!(text)?;
     Ok(())
 }

@@ -6,15 +6,19 @@
 //!
 //! The limit leaves out that all of this happens on one machine at once. So the same is measured as a
 //! whole besides: *the barest write*, by three processes that do nothing but what a durable write by
-//! majority needs (`lead`).
+//! majority needs (`lead`). A member of theirs waits for its disk, and would answer nobody where that
+//! hangs. So there is a third measurement, in which each member has a thread for its log, as a node
+//! needs (`follow`).
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -46,6 +50,9 @@ pub(crate) struct Limit {
     /// The barest write as a whole; results from before it was measured have none.
     #[serde(default)]
     pub(crate) bare_us: Option<f64>,
+    /// The same with a thread for each log; likewise.
+    #[serde(default)]
+    pub(crate) threaded_us: Option<f64>,
 }
 
 impl Limit {
@@ -57,7 +64,7 @@ impl Limit {
 /// Measures each of the three for that long.
 pub(crate) fn measure(ground: &Ground, round: u32, window: Duration) -> Result<Limit> {
     let dir = ground.empty("limit")?;
-    let ports = free_ports(5)?;
+    let ports = free_ports(8)?;
     let this = std::env::current_exe()?;
     let mut peers = Processes::new(ground);
     let peer = |port: u16| vec!["peer".to_owned(), port.to_string()];
@@ -65,11 +72,14 @@ pub(crate) fn measure(ground: &Ground, round: u32, window: Duration) -> Result<L
     let mut durable = peer(ports[1]);
     durable.push(dir.join("peer").display().to_string());
     peers.start(&this, &durable, &dir)?;
-    for (port, members) in [(ports[2], &[][..]), (ports[3], &[]), (ports[4], &ports[2..4])] {
-        let mut args = peer(port);
-        args.push(dir.join(format!("bare-{port}")).display().to_string());
-        args.extend(members.iter().map(|member| format!("--member={member}")));
-        peers.start(&this, &args, &dir)?;
+    for (trio, threads) in [(&ports[2..5], false), (&ports[5..8], true)] {
+        for (port, members) in [(trio[0], &[][..]), (trio[1], &[]), (trio[2], &trio[..2])] {
+            let mut args = peer(port);
+            args.push(dir.join(format!("bare-{port}")).display().to_string());
+            args.extend(members.iter().map(|member| format!("--member={member}")));
+            args.extend(threads.then(|| "--log-thread".to_owned()));
+            peers.start(&this, &args, &dir)?;
+        }
     }
 
     let (mut echo, mut synced) = (dial(ports[0])?, dial(ports[1])?);
@@ -77,23 +87,33 @@ pub(crate) fn measure(ground: &Ground, round: u32, window: Duration) -> Result<L
     let echo = repeat(window, || exchange(&mut echo))?;
     let fdatasync = repeat(window, || log.append())?;
     let peer = repeat(window, || exchange(&mut synced))?;
-    let mut lead = dial(ports[4])?;
-    let bare = repeat(window, || exchange(&mut lead))?;
+    let (mut bare, mut threaded) = (dial(ports[4])?, dial(ports[7])?);
+    let bare = repeat(window, || exchange(&mut bare))?;
+    let threaded = repeat(window, || exchange(&mut threaded))?;
     let median = |taken: &Histogram<u64>| taken.value_at_quantile(0.5) as f64 / 1_000.0;
     let (echo_us, fdatasync_us, peer_us) = (median(&echo), median(&fdatasync), median(&peer));
-    Ok(Limit { round, echo_us, fdatasync_us, peer_us, bare_us: Some(median(&bare)) })
+    let (bare_us, threaded_us) = (Some(median(&bare)), Some(median(&threaded)));
+    Ok(Limit { round, echo_us, fdatasync_us, peer_us, bare_us, threaded_us })
 }
 
 /// A peer: answers whatever comes, after it is durable where there is a file, and on two of three where
 /// there are members. One connection, and it ends with it.
-pub(crate) fn peer(port: u16, file: Option<PathBuf>, members: &[u16]) -> Result<()> {
+pub(crate) fn peer(
+    port: u16,
+    file: Option<PathBuf>,
+    members: &[u16],
+    log_thread: bool,
+) -> Result<()> {
     let mut log = file.map(|path| Log::create(&path)).transpose()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
     let members: Vec<_> = members.iter().map(|port| dial(*port)).collect::<Result<_>>()?;
     let (mut stream, _) = listener.accept()?;
     stream.set_nodelay(true)?;
-    if let ([one, other], Some(log)) = (&members[..], log.take_if(|_| !members.is_empty())) {
-        return lead(stream, log, one.try_clone()?, other.try_clone()?);
+    if let Some(log) = log.take_if(|_| log_thread || !members.is_empty()) {
+        return match &members[..] {
+            [one, other] => lead(stream, log, one.try_clone()?, other.try_clone()?),
+            _ => follow(stream, log),
+        };
     }
     let mut message = [0; VALUE_BYTES];
     while stream.read_exact(&mut message).is_ok() {
@@ -105,40 +125,81 @@ pub(crate) fn peer(port: u16, file: Option<PathBuf>, members: &[u16]) -> Result<
     Ok(())
 }
 
+/// A thread that appends to a log whenever it is told to, and says when that is durable.
+struct Logging {
+    appends: mpsc::Sender<()>,
+    appended: UnixStream,
+    thread: JoinHandle<Result<()>>,
+}
+
+impl Logging {
+    fn start(mut log: Log) -> Result<Self> {
+        let (appended, mut synced) = UnixStream::pair()?;
+        let (appends, wanted) = mpsc::channel();
+        let thread = std::thread::spawn(move || -> Result<()> {
+            for () in wanted {
+                log.append()?;
+                synced.write_all(&[1])?;
+            }
+            Ok(())
+        });
+        Ok(Self { appends, appended, thread })
+    }
+
+    fn append(&self) -> Result<()> {
+        self.appends.send(()).context("the log failed")
+    }
+
+    fn end(self) -> Result<()> {
+        drop(self.appends);
+        self.thread.join().map_err(|_| anyhow::anyhow!("the log panicked"))?
+    }
+}
+
+/// Which of these can be read, as soon as one can.
+fn ready<const N: usize>(sockets: [&dyn AsFd; N]) -> Result<[bool; N]> {
+    let mut waits = sockets.map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN));
+    poll(&mut waits, None)?;
+    Ok(waits.map(|wait| !wait.revents().is_empty()))
+}
+
+/// A member that could do other things while its disk works: it waits for both.
+fn follow(mut leader: TcpStream, log: Log) -> Result<()> {
+    let mut logging = Logging::start(log)?;
+    let mut message = [0; VALUE_BYTES];
+    loop {
+        let [asked, appended] = ready([&leader, &logging.appended])?;
+        if appended {
+            logging.appended.read_exact(&mut [0])?;
+            leader.write_all(&message)?;
+        }
+        if asked {
+            if leader.read_exact(&mut message).is_err() {
+                return logging.end();
+            }
+            logging.append()?;
+        }
+    }
+}
+
 /// The barest coordinator: gives what comes to two members and to a thread that syncs its own log, and
 /// answers when two of the three are done. One write at a time.
-fn lead(mut client: TcpStream, mut log: Log, one: TcpStream, other: TcpStream) -> Result<()> {
-    let (mut logged, mut synced) = UnixStream::pair()?;
-    let (to_log, appends) = mpsc::channel();
-    let logging = std::thread::spawn(move || -> Result<()> {
-        for () in appends {
-            log.append()?;
-            synced.write_all(&[1])?;
-        }
-        Ok(())
-    });
+fn lead(mut client: TcpStream, log: Log, one: TcpStream, other: TcpStream) -> Result<()> {
+    let mut logging = Logging::start(log)?;
     let mut members = [one, other];
     let mut message = [0; VALUE_BYTES];
     let mut done = [0u64; 3];
     let mut writes = 0u64;
     while client.read_exact(&mut message).is_ok() {
         writes += 1;
-        to_log.send(()).context("the log failed")?;
+        logging.append()?;
         for member in &mut members {
             member.write_all(&message)?;
         }
         while done.iter().filter(|done| **done >= writes).count() < 2 {
-            let ready = {
-                let mut waits = [
-                    PollFd::new(&members[0], PollFlags::IN),
-                    PollFd::new(&members[1], PollFlags::IN),
-                    PollFd::new(&logged, PollFlags::IN),
-                ];
-                poll(&mut waits, None)?;
-                waits.map(|wait| !wait.revents().is_empty())
-            };
+            let ready = ready([&members[0], &members[1], &logging.appended])?;
             if ready[2] {
-                logged.read_exact(&mut [0])?;
+                logging.appended.read_exact(&mut [0])?;
                 done[2] += 1;
             }
             for at in [0, 1] {
@@ -150,8 +211,7 @@ fn lead(mut client: TcpStream, mut log: Log, one: TcpStream, other: TcpStream) -
         }
         client.write_all(&message)?;
     }
-    drop(to_log);
-    logging.join().map_err(|_| anyhow::anyhow!("the log panicked"))?
+    logging.end()
 }
 
 fn dial(port: u16) -> Result<TcpStream> {

@@ -87,6 +87,9 @@ enum Command {
         file: Option<PathBuf>,
         #[arg(long)]
         member: Vec<u16>,
+        /// The log is written by a thread of its own, so that others could be answered meanwhile
+        #[arg(long)]
+        log_thread: bool,
     },
 }
 
@@ -144,7 +147,9 @@ fn main() -> Result<()> {
             document::write(&results, &document)
         }
         Command::Flame(typed) => flame::run(&typed),
-        Command::Peer { port, file, member } => limit::peer(port, file, &member),
+        Command::Peer { port, file, member, log_thread } => {
+            limit::peer(port, file, &member, log_thread)
+        }
     }
 }
 
