@@ -97,7 +97,13 @@ pub(crate) fn node(typed: Node) -> Result<Code, Failure> {
         let config = quorate_node::Config { servers, advertise, data, sizes };
         let stop = stop(typed.running.child)?;
         announce("node", bound, typed.running.child)?;
-        quorate_node::run(config, listener, stop).await.map_err(node_failure)?;
+        // In a task of its own: the future that the runtime blocks on is polled only after one more look
+        // at the sockets, which is a system call for each time that the node is woken.
+        let node = tokio::spawn(quorate_node::run(config, listener, stop));
+        match node.await {
+            Ok(ended) => ended.map_err(node_failure)?,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
         Ok(Code::Done)
     })
 }
