@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use quorate_node::state::{LayeredState, Limits, MemoryState, State, StateError};
-use quorate_protocol::ids::History;
-use quorate_protocol::record::{Digest, Record, Value};
+use quorate_node::state::{LayeredState, Limits, MemoryState, State, StateError, Wanted};
+use quorate_protocol::ids::{History, Index};
+use quorate_protocol::record::{Digest, Key, Record, Value};
 use quorate_protocol::version::Version;
 
 use slow::Slow;
@@ -22,14 +22,19 @@ use state_support::{Model, WINDOW, ask, begin, copy, finish, key, layered, open,
 /// What happens between the engine's next read and its answer.
 type During = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
-/// A state with a cache of so many bytes.
+/// A state with a cache of so many bytes, and as many of digests.
 fn cached(engine: Arc<dyn State>, bytes: usize) -> (LayeredState, During) {
+    cached_with(engine, bytes, bytes)
+}
+
+fn cached_with(engine: Arc<dyn State>, bytes: usize, digests: usize) -> (LayeredState, During) {
     let during = During::default();
     let never = Duration::from_secs(3_600);
     let limits = Limits {
         feed_after: never,
         sync_after: never,
         cache_bytes_max: bytes,
+        digests_bytes_max: digests,
         ..Limits::default()
     };
     let next = Arc::clone(&during);
@@ -56,7 +61,7 @@ fn what_was_read_once_is_in_memory_until_it_changes_and_then_still() {
     assert_eq!(state.lacking(&both), [key(2)], "what was applied lately is in memory");
     feed(&state);
     assert_eq!(state.lacking(&both), both);
-    both.iter().for_each(|key| state.prefetch(key));
+    both.iter().for_each(|key| state.prefetch(key, Wanted::Digest));
     assert!(state.lacking(&both).is_empty(), "an absence is remembered too");
     // From here on the engine is not asked.
     *during.lock().unwrap() = Some(Box::new(|| panic!("the engine was asked")));
@@ -82,7 +87,7 @@ fn the_cache_stays_within_its_bound() {
     state.apply(model.write(false, 100, Some(30_000)));
     feed(&state);
     let keys: Vec<_> = (0..=100).map(key).collect();
-    keys.iter().for_each(|key| state.prefetch(key));
+    keys.iter().for_each(|key| state.prefetch(key, Wanted::Digest));
     let held = keys.len() - state.lacking(&keys).len();
     assert!((5..=20).contains(&held), "{held} records of 1 kB in 20 kB");
     assert_eq!(state.lacking(&keys[100..]), [key(100)], "one that is larger does not get in");
@@ -111,17 +116,107 @@ fn a_record_that_a_scrub_finds_damaged_is_damaged_for_readers_too() {
     state.apply(model.write(false, 1, Some(5)));
     state.apply(model.write(false, 2, Some(5)));
     feed(&state);
-    [key(1), key(2)].iter().for_each(|key| state.prefetch(key));
+    [key(1), key(2)].iter().for_each(|key| state.prefetch(key, Wanted::Digest));
     *rotten.lock().unwrap() = Some(key(1));
     let committed = state.applied();
     assert_ne!(state.digest(&key(1), committed).unwrap(), Digest::DAMAGED, "nobody has looked");
     assert_eq!(state.scrub_some(None, 100).unwrap().damaged, [key(1)]);
     assert_eq!(state.digest(&key(1), committed).unwrap(), Digest::DAMAGED);
-    state.prefetch(&key(1));
+    state.prefetch(&key(1), Wanted::Digest);
     assert_eq!(state.lacking(&[key(1), key(2)]), [key(1)]);
     let theirs = model.records[&key(1)].clone();
     assert!(state.repair(&key(1), Digest::DAMAGED, Some(theirs), committed).unwrap());
     model.check(&state);
+}
+
+#[test]
+fn what_was_fed_or_read_is_answered_in_a_round_without_the_engine() {
+    let root = tempfile::tempdir().unwrap();
+    let (state, during) = cached_with(Arc::new(open(root.path()).unwrap()), 0, 1 << 20);
+    let mut model = Model::default();
+    (0..200).for_each(|n| state.apply(model.write(false, n, Some(100))));
+    state.apply(model.write(false, 200, None));
+    let keys: Vec<_> = (0..202).map(key).collect();
+    let committed = state.applied();
+    let told = |state: &LayeredState, keys: &[Key]| {
+        for key in keys {
+            let digest = Digest::of(key, model.records.get(key), committed);
+            assert_eq!(state.digest(key, committed).unwrap(), digest, "at {key}");
+        }
+    };
+    assert_eq!(state.lacking_digests(&keys, committed), keys[201..], "what is applied is there");
+    feed(&state);
+    let unasked = || *during.lock().unwrap() = Some(Box::new(|| panic!("the engine was asked")));
+    unasked();
+    assert_eq!(state.lacking(&keys), keys, "no record is in memory");
+    assert_eq!(state.lacking_digests(&keys, committed), keys[200..], "a tombstone, and nothing");
+    told(&state, &keys[..200]);
+    drop(during.lock().unwrap().take());
+    told(&state, &keys[200..]);
+
+    // After a start nothing is in memory but what was read, or passed over, since.
+    state.pump();
+    drop((state, during));
+    let (state, during) = cached_with(Arc::new(open(root.path()).unwrap()), 0, 1 << 20);
+    assert_eq!(state.lacking_digests(&keys, committed), keys);
+    keys[..100].iter().for_each(|key| state.prefetch(key, Wanted::Digest));
+    assert_eq!(state.lacking_digests(&keys, committed), keys[100..]);
+    *during.lock().unwrap() = Some(Box::new(|| panic!("the engine was asked")));
+    told(&state, &keys[..100]);
+    drop(during.lock().unwrap().take());
+    told(&state, &keys[100..]);
+    state.scrub_some(Some(&keys[149]), 1 << 20).unwrap();
+    assert_eq!(state.lacking_digests(&keys[150..200], committed), []);
+    assert_eq!(state.lacking_digests(&keys[100..150], committed), keys[100..150]);
+    told(&state, &keys[150..200]);
+}
+
+#[test]
+fn a_digest_newer_than_the_round_is_not_taken_from_memory() {
+    let (state, during) = cached_with(Arc::new(MemoryState::new(History(0))), 0, 1 << 20);
+    let mut model = Model::default();
+    state.apply(model.write(false, 1, Some(5)));
+    let before = state.applied();
+    state.apply(model.write(false, 1, Some(6)));
+    feed(&state);
+    assert_eq!(state.lacking_digests(&[key(1)], before), [key(1)]);
+    let asked = Arc::new(Mutex::new(false));
+    let was = Arc::clone(&asked);
+    *during.lock().unwrap() = Some(Box::new(move || *was.lock().unwrap() = true));
+    let newer = Digest::of(&key(1), model.records.get(&key(1)), before);
+    assert_eq!(state.digest(&key(1), before).unwrap(), newer);
+    assert!(*asked.lock().unwrap());
+    assert!(state.lacking_digests(&[key(1)], state.applied()).is_empty());
+}
+
+#[test]
+fn damage_behind_a_remembered_digest_is_found_by_the_repair_of_it_and_by_the_scrub() {
+    let rotten = Arc::new(Mutex::new(Vec::new()));
+    let at = Arc::clone(&rotten);
+    let engine = Slow::over(Arc::new(MemoryState::new(History(0))), move |read| {
+        let rotten = at.lock().unwrap().contains(read);
+        if rotten { Err(StateError::Record { key: read.clone() }) } else { Ok(()) }
+    });
+    let state = layered(Arc::new(engine));
+    let mut model = Model::default();
+    (0..3).for_each(|n| state.apply(model.write(false, n, Some(5))));
+    feed(&state);
+    let committed = state.applied();
+    *rotten.lock().unwrap() = vec![key(0), key(1)];
+    let told = state.digest(&key(0), committed).unwrap();
+    assert_eq!(told, Digest::of(&key(0), model.records.get(&key(0)), committed));
+
+    // The majority has another, and says so: the record is looked at before it is replaced.
+    let theirs = Some(model.records[&key(2)].clone());
+    assert!(!state.repair(&key(0), told, theirs, committed).unwrap());
+    assert_eq!(state.digest(&key(0), committed).unwrap(), Digest::DAMAGED, "the next round heals");
+    let good = Some(model.records[&key(0)].clone());
+    assert!(state.repair(&key(0), Digest::DAMAGED, good, committed).unwrap());
+
+    assert_ne!(state.digest(&key(1), committed).unwrap(), Digest::DAMAGED, "nobody has looked");
+    rotten.lock().unwrap().remove(0);
+    assert_eq!(state.scrub_some(None, 100).unwrap().damaged, [key(1)]);
+    assert_eq!(state.digest(&key(1), committed).unwrap(), Digest::DAMAGED);
 }
 
 /// What happens to a state, be it between reads or during one.
@@ -150,6 +245,8 @@ enum Step {
     Get(u32),
     /// Reads it into the cache, while something happens.
     Prefetch(u32, Option<Act>),
+    /// Passes over all records, while something happens.
+    Scrub(Option<Act>),
 }
 
 fn acts() -> impl Strategy<Value = Act> {
@@ -170,6 +267,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => acts().prop_map(Step::Act),
         4 => (0u32..7).prop_map(Step::Get),
         6 => (0u32..7, prop::option::of(acts())).prop_map(|(n, act)| Step::Prefetch(n, act)),
+        2 => prop::option::of(acts()).prop_map(Step::Scrub),
     ];
     prop::collection::vec(step, 1..80)
 }
@@ -221,7 +319,7 @@ fn act(act: &Act, model: &mut Model, both: [&LayeredState; 2]) {
                 while state.step() {}
                 for entry in model.after(state.applied()).iter().take(*replayed) {
                     state.apply(std::slice::from_ref(entry));
-                    (0..6).for_each(|n| state.prefetch(&key(n)));
+                    (0..6).for_each(|n| state.prefetch(&key(n), Wanted::Digest));
                     feed(state);
                 }
             }
@@ -235,26 +333,42 @@ fn run(steps: Vec<Step>, bytes: usize, mut engine: impl FnMut() -> Arc<dyn State
     let (without, _) = cached(engine(), 0);
     let model = Arc::new(Mutex::new(Model::default()));
     let same = |n: u32| {
+        let applied = without.applied();
+        for back in [0, 1, 3] {
+            let index = Index(applied.index.0.saturating_sub(back));
+            let digests = [&with, &without]
+                .map(|state| state.digest(&key(n), Version { index, ..applied }).unwrap());
+            assert_eq!(digests[0], digests[1], "at {}", key(n));
+        }
         let (one, other) = (with.get(&key(n)).unwrap(), without.get(&key(n)).unwrap());
         assert_eq!(one, other, "at {}", key(n));
+    };
+    let meanwhile = |what: Act| {
+        let (model, both) = (Arc::clone(&model), [with.clone(), without.clone()]);
+        *during.lock().unwrap() = Some(Box::new(move || {
+            act(&what, &mut model.lock().unwrap(), [&both[0], &both[1]]);
+        }));
     };
     for step in steps {
         match step {
             Step::Act(what) => act(&what, &mut model.lock().unwrap(), [&with, &without]),
             Step::Get(n) => same(n),
             Step::Prefetch(n, None) => {
-                with.prefetch(&key(n));
+                with.prefetch(&key(n), Wanted::Digest);
                 same(n);
             }
             Step::Prefetch(n, Some(what)) => {
-                let (model, both) = (Arc::clone(&model), [with.clone(), without.clone()]);
-                *during.lock().unwrap() = Some(Box::new(move || {
-                    act(&what, &mut model.lock().unwrap(), [&both[0], &both[1]]);
-                }));
-                with.prefetch(&key(n));
+                meanwhile(what);
+                with.prefetch(&key(n), Wanted::Digest);
                 // It was in memory, and nothing happened.
                 drop(during.lock().unwrap().take());
                 same(n);
+            }
+            Step::Scrub(what) => {
+                what.into_iter().for_each(&meanwhile);
+                assert!(with.scrub_some(None, 1_000).unwrap().damaged.is_empty());
+                drop(during.lock().unwrap().take());
+                (0..7).for_each(same);
             }
         }
     }
@@ -266,7 +380,7 @@ proptest! {
 
     #[test]
     fn cached_reads_are_the_same_over_memory(steps in steps(), small in any::<bool>()) {
-        let bytes = if small { 400 } else { 1 << 20 };
+        let bytes = if small { 800 } else { 1 << 20 };
         run(steps, bytes, || Arc::new(MemoryState::new(History(0))));
     }
 }

@@ -3,7 +3,8 @@
 //! A record that only the state's engine has may take long to read. So before anything is handed
 //! to a core, or asked of the state on the core's thread, its keys are looked for in memory. Where
 //! one is missing the request waits here, a reader thread brings the record into memory, and the
-//! request is handed on as if it had just come. Whatever is in memory passes at once.
+//! request is handed on as if it had just come. Whatever is in memory passes at once: of a round the
+//! digests, which stay there longer than the records they are of (`state/digests.rs`).
 //!
 //! # Why several threads
 //!
@@ -71,7 +72,7 @@ use super::inbox::{Inbox, Input};
 use super::serve::Client;
 use crate::core::effect::Reply;
 use crate::core::event::Caller;
-use crate::state::{LayeredState, StateError};
+use crate::state::{LayeredState, StateError, Wanted};
 
 /// How many threads read at once; more keys wait.
 const READERS_MAX: usize = 8;
@@ -221,9 +222,12 @@ impl Shell {
 
     /// The core has a round answered: at once, or when what it asks for is in memory.
     pub(super) fn take_round(&mut self, round: LateRound) {
-        let lacking = self.state.lacking(&round.keys);
+        if let Some(digests) = self.state.digests(&round.keys, round.committed) {
+            return self.answer_round(round, Some(digests));
+        }
+        let lacking = self.state.lacking_digests(&round.keys, round.committed);
         if lacking.is_empty() {
-            return self.answer_round(round);
+            return self.answer_round(round, None);
         }
         // Asked again: the later answer will do for both.
         let (promised, number) = (round.promised, round.number());
@@ -240,12 +244,12 @@ impl Shell {
             return self.answer_without_digests(round);
         }
         let keys = self.prefetch.rounds.hold(lacking, round);
-        self.prefetch.readers.take(keys);
+        self.prefetch.readers.take(keys, Wanted::Digest);
     }
 
     fn hold(&mut self, lacking: Vec<Key>, late: Late) {
         let keys = self.prefetch.requests.hold(lacking, late);
-        self.prefetch.readers.take(keys);
+        self.prefetch.readers.take(keys, Wanted::Record);
     }
 
     /// All that was ready is worked off: what it lacks is read.
@@ -269,7 +273,7 @@ impl Shell {
             }
         }
         for round in self.prefetch.rounds.read(key) {
-            self.answer_round(round);
+            self.answer_round(round, None);
         }
     }
 
@@ -299,7 +303,8 @@ impl Shell {
         self.reply(caller, reply);
     }
 
-    fn answer_round(&mut self, mut round: LateRound) {
+    /// Answers with these digests, or with what they are by now.
+    fn answer_round(&mut self, mut round: LateRound, known: Option<Vec<Digest>>) {
         let replica = self.node.replica();
         let (mine, promised) = (replica.history(), replica.promised());
         let declined = if mine != round.history {
@@ -316,7 +321,8 @@ impl Shell {
             return self.answer_without_digests(round);
         }
         let digest = |key: &Key| self.state.digest(key, round.committed);
-        match round.keys.iter().map(digest).collect::<Result<Vec<_>, StateError>>() {
+        let all = || round.keys.iter().map(digest).collect::<Result<Vec<_>, StateError>>();
+        match known.map_or_else(all, Ok) {
             Ok(digests) => {
                 if let Appended::Held { round: Some(answer), .. } = &mut round.reply {
                     answer.digests = digests;
@@ -416,7 +422,7 @@ impl<T> Line<T> {
 /// The threads that wait for the disk.
 struct Readers {
     /// For the desk, as soon as the core has nothing else to do.
-    taken: Vec<Key>,
+    taken: Vec<(Key, Wanted)>,
     desk: Arc<Desk>,
     state: LayeredState,
     inbox: Inbox,
@@ -432,7 +438,7 @@ struct Desk {
 /// Bounded as the keys of the two lines are.
 #[derive(Default)]
 struct Queue {
-    keys: VecDeque<Key>,
+    keys: VecDeque<(Key, Wanted)>,
     /// What was read, and not told of. At most [`TELL_KEYS_MAX`].
     read: Vec<Key>,
     /// How many threads take keys; each goes on until there is none left.
@@ -449,7 +455,7 @@ impl Desk {
 
     /// A reader has read a key, and takes the next; with none it ends. Gives back what is to be told
     /// of by now: all that was read, where the reader has been at it `long` enough.
-    fn turn(&self, was_read: Option<Key>, long: bool) -> (Option<Key>, Vec<Key>) {
+    fn turn(&self, was_read: Option<Key>, long: bool) -> (Option<(Key, Wanted)>, Vec<Key>) {
         let mut queue = self.lock();
         queue.read.extend(was_read);
         let key = queue.keys.pop_front();
@@ -473,8 +479,8 @@ impl Desk {
 }
 
 impl Readers {
-    fn take(&mut self, keys: Vec<Key>) {
-        self.taken.extend(keys);
+    fn take(&mut self, keys: Vec<Key>, wanted: Wanted) {
+        self.taken.extend(keys.into_iter().map(|key| (key, wanted)));
     }
 
     /// Has read what was taken.
@@ -514,8 +520,8 @@ fn read_all(desk: &Desk, state: &LayeredState, inbox: &Inbox) {
             inbox.put(Input::Read(told));
             since = Instant::now();
         }
-        let Some(key) = next else { break };
-        state.prefetch(&key);
+        let Some((key, wanted)) = next else { break };
+        state.prefetch(&key, wanted);
         was_read = Some(key);
     }
 }
@@ -555,23 +561,26 @@ mod tests {
     #[test]
     fn what_is_read_is_told_of_together_and_no_slow_key_holds_it_up() {
         let desk = Desk::default();
+        let next = |n| Some((key(n), Wanted::Record));
         desk.lock().readers = 1;
-        desk.lock().keys.extend((0..5).map(key));
-        assert_eq!(desk.turn(None, false), (Some(key(0)), vec![]));
-        assert_eq!(desk.turn(Some(key(0)), false), (Some(key(1)), vec![]));
-        assert_eq!(desk.turn(Some(key(1)), true), (Some(key(2)), vec![key(0), key(1)]), "in time");
-        assert_eq!(desk.turn(Some(key(2)), false), (Some(key(3)), vec![]));
+        desk.lock().keys.extend((0..5).map(|n| (key(n), Wanted::Record)));
+        assert_eq!(desk.turn(None, false), (next(0), vec![]));
+        assert_eq!(desk.turn(Some(key(0)), false), (next(1), vec![]));
+        assert_eq!(desk.turn(Some(key(1)), true), (next(2), vec![key(0), key(1)]), "in time");
+        assert_eq!(desk.turn(Some(key(2)), false), (next(3), vec![]));
         assert_eq!(desk.untold(), [key(2)], "the tick has it, whatever the next key takes");
-        assert_eq!(desk.turn(Some(key(3)), false), (Some(key(4)), vec![]));
+        assert_eq!(desk.turn(Some(key(3)), false), (next(4), vec![]));
         assert_eq!(desk.turn(Some(key(4)), false), (None, vec![key(3), key(4)]), "the last");
         assert_eq!(desk.lock().readers, 0);
         assert_eq!(desk.untold(), []);
 
         desk.lock().readers = 1;
-        desk.lock().keys.extend((0..=TELL_KEYS_MAX as u32).map(key));
+        let keys = (0..=TELL_KEYS_MAX as u32).map(|n| (key(n), Wanted::Record));
+        desk.lock().keys.extend(keys);
         let (mut was_read, mut told) = (None, Vec::new());
         while told.is_empty() {
-            (was_read, told) = desk.turn(was_read, false);
+            let (next, read) = desk.turn(was_read, false);
+            (was_read, told) = (next.map(|(key, _)| key), read);
         }
         assert_eq!((told.len(), was_read.is_some()), (TELL_KEYS_MAX, true), "bounded");
     }

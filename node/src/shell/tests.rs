@@ -242,6 +242,10 @@ async fn server(mut listener: Listener, node: String) {
 
 /// Runs a node whose engine holds [`HELD`] and waits where it is asked for a slow key, or given one.
 async fn with_node(test: impl AsyncFnOnce(&mut Node)) {
+    with_limits(Limits::default(), test).await;
+}
+
+async fn with_limits(limits: Limits, test: impl AsyncFnOnce(&mut Node)) {
     let at_server = Listener::bind("127.0.0.1:0", Service::OF_SERVER, KnownCluster::default());
     let at_server = at_server.await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -268,7 +272,7 @@ async fn with_node(test: impl AsyncFnOnce(&mut Node)) {
     let mut log = MemoryLog::new();
     log.write(&[LogOp::Rebase(APPLIED)]).unwrap();
     let (inbox, inputs) = Inbox::new();
-    let parts: (Arc<dyn State>, _) = (Arc::new(engine), Limits::default());
+    let parts: (Arc<dyn State>, _) = (Arc::new(engine), limits);
     let opened = open::finish(None, StoreId(1), Box::new(log), parts, &inbox).unwrap();
     let config =
         Config { servers, advertise: address.clone(), data: None, sizes: Sizes::default() };
@@ -425,6 +429,24 @@ async fn a_round_that_waits_for_the_disk_holds_up_no_entries() {
         };
         let of = |at: usize| Digest::of(&Key::from(HELD[at]), Some(&record(at)), APPLIED);
         assert_eq!(digests(&answer), Some(&[of(0), of(3), Digest::ABSENT][..]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_round_of_records_whose_digests_are_in_memory_asks_nobody() {
+    let limits = Limits { cache_bytes_max: 0, ..Limits::default() };
+    with_limits(limits, async |node| {
+        node.prepare(append(5, APPLIED, APPLIED).promise).await;
+        node.gate.set(false);
+        let of = |at: usize| Digest::of(&Key::from(HELD[at]), Some(&record(at)), APPLIED);
+        let answer = node.append(round(1, &["slow-1", "slow-2"])).await.unwrap();
+        assert_eq!(digests(&answer), Some(&[of(0), of(1)][..]));
+        while node.asked.try_recv().is_ok() {}
+        node.gate.set(true);
+        let answer = node.append(round(2, &["slow-2", "slow-1"])).await.unwrap();
+        assert_eq!(digests(&answer), Some(&[of(1), of(0)][..]));
+        assert!(node.asked.try_recv().is_err(), "no record is in memory");
     })
     .await;
 }

@@ -14,7 +14,7 @@ use quorate_protocol::ids::{History, Index};
 use quorate_protocol::rpc::bulk::Page;
 use quorate_protocol::version::Version;
 
-use super::cache::Cache;
+use super::cache::{Cache, digest_of};
 use super::jobs::Job;
 use super::layered::{Notice, Shared};
 use super::overlay::{Changes, Copying, Overlay};
@@ -24,7 +24,7 @@ use super::{Group, Snapshot, State, StateError, Swept};
 const SWEEP_RECORDS: usize = 4_096;
 
 /// How many changes the cache is told of under one hold of the lock: readers wait no longer.
-const CACHE_STEP: usize = 256;
+const CACHE_STEP: usize = 128;
 
 /// How long the feeder waits when nothing at all is to be done.
 const IDLE: Duration = Duration::from_secs(60);
@@ -181,12 +181,17 @@ impl Shared {
         let marks = engine.marks();
         // On failure the group stays where it can be read.
         self.noted(engine.apply(&group))?;
-        self.tell_cache(&engine, group.changes.iter(), |cache, (key, change)| {
-            if marks.applied >= marks.newest {
-                cache.replace(key, change.record());
-            } else {
-                // Behind an unfinished copy the engine may have kept a newer record.
+        // Behind an unfinished copy the engine may have kept a newer record.
+        let replaying = marks.applied < marks.newest;
+        let changes = group.changes.iter().map(|(key, change)| {
+            let record = change.record();
+            (key, record, if replaying { None } else { digest_of(key, record) })
+        });
+        self.tell_cache(&engine, changes, |cache, (key, record, digest)| {
+            if replaying {
                 cache.forget(key);
+            } else {
+                cache.replace(key, record, digest);
             }
         });
 
@@ -324,12 +329,12 @@ impl Shared {
         if engine.is_in_memory() {
             return;
         }
-        let mut changes = changes.peekable();
+        let (mut changes, mut step) = (changes.peekable(), Vec::with_capacity(CACHE_STEP));
         while changes.peek().is_some() {
+            // What a change takes to make is not done under the lock.
+            step.extend(changes.by_ref().take(CACHE_STEP));
             let mut inner = self.lock();
-            for change in changes.by_ref().take(CACHE_STEP) {
-                tell(&mut inner.cache, change);
-            }
+            step.drain(..).for_each(|change| tell(&mut inner.cache, change));
         }
     }
 

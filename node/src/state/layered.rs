@@ -28,6 +28,7 @@ use quorate_protocol::ids::{History, Index};
 use quorate_protocol::rpc::bulk::TokenRow;
 use quorate_protocol::version::Version;
 
+use super::digests::DIGESTS_BYTES_MAX;
 use super::feeder::Feeder;
 use super::overlay::Overlay;
 use super::{Size, State, StateError};
@@ -51,6 +52,9 @@ pub struct Limits {
     pub sync_after: Duration,
     /// About how much of the engine is kept in memory for reads; what was read least goes first.
     pub cache_bytes_max: usize,
+    /// How much memory the digests of the engine's records may take, 24 bytes and a little air
+    /// each; old ones give way.
+    pub digests_bytes_max: usize,
 }
 
 impl Limits {
@@ -73,6 +77,7 @@ impl Default for Limits {
             sync_bytes: 32 << 20,
             sync_after: Duration::from_secs(1),
             cache_bytes_max: 32 << 20,
+            digests_bytes_max: DIGESTS_BYTES_MAX,
         }
     }
 }

@@ -14,7 +14,8 @@
 //! * [`LayeredState`] is what a node uses. It keeps what was applied lately in memory
 //!   (`overlay.rs`), with the whole dedup table (`dedup.rs`): applying never waits for a disk.
 //!   Reading through all of it is in `read.rs`, what is asked of the feeder in `jobs.rs`. Records
-//!   that only the engine has are read into a cache (`cache.rs`) before the core asks for them.
+//!   that only the engine has are read into a cache (`cache.rs`) before the core asks for them; what
+//!   a read round needs of a member is in memory for many more (`digests.rs`).
 //! * Its feeder (`feeder.rs`) writes that to the engine in large sorted [`Group`]s in which
 //!   overwrites have already cancelled out, and does everything else that writes to an engine:
 //!   syncs, merging a copy, dropping tombstones. So an engine has one writer.
@@ -57,6 +58,7 @@
 
 mod cache;
 mod dedup;
+mod digests;
 mod disk;
 mod error;
 mod feeder;
@@ -85,7 +87,7 @@ pub use self::error::{OpenError, StateError};
 pub use self::feeder::Feeder;
 pub use self::layered::{Figures, LayeredState, Limits, Notice};
 pub use self::memory::MemoryState;
-pub use self::read::Scanned;
+pub use self::read::{Scanned, Wanted};
 
 /// The longest key a state takes: fjall's bound, less the byte that tells rows apart.
 /// The setting `key_bytes_max` must not be above it.
@@ -285,6 +287,8 @@ pub struct Swept {
 pub struct Scrubbed {
     /// The records that failed their checksum.
     pub damaged: Vec<Key>,
+    /// The digests of those that did not, and have a value.
+    pub sound: Vec<(Key, Digest)>,
     /// How many bytes were read.
     pub bytes: usize,
     /// Where the next step begins; `None` at the end.

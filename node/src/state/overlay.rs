@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use quorate_protocol::entry::{Entry, Mutation};
 use quorate_protocol::ids::Index;
-use quorate_protocol::record::{Key, Record, Value};
+use quorate_protocol::record::{Digest, Key, Record, Value};
 use quorate_protocol::rpc::bulk::TokenRow;
 use quorate_protocol::settings::Settings;
 use quorate_protocol::version::Version;
@@ -77,7 +77,7 @@ impl Overlay {
         dedup.extend(&engine.tokens()?);
         let mut inner = Self {
             engine,
-            cache: Cache::new(limits.cache_bytes_max),
+            cache: Cache::new(limits.cache_bytes_max, limits.digests_bytes_max),
             open: Changes::new(),
             open_bytes: 0,
             open_tokens: Vec::new(),
@@ -137,6 +137,22 @@ impl Overlay {
             None => false,
         };
         !above && self.cache.find(key).is_none() && !self.engine.is_in_memory()
+    }
+
+    /// What this member says of a key in a round, where that is in memory. Behind an unfinished copy,
+    /// where a change above may be older than what the engine has, the record is to be looked at.
+    pub(super) fn find_digest(&self, key: &Key, committed: Version) -> Option<Digest> {
+        if self.replaying() {
+            return None;
+        }
+        let of = |record: Option<&Record>| Digest::of(key, record, committed);
+        match self.find(key) {
+            Some(change) => Some(of(change.record())),
+            None => self
+                .cache
+                .find_digest(key, committed)
+                .or_else(|| self.cache.find(key).map(|record| of(record.as_ref()))),
+        }
     }
 
     pub(super) fn apply(&mut self, entry: &Entry) {

@@ -1,9 +1,10 @@
 //! Reading through the layers: what was applied last, then the group being fed, then the engine.
 //!
-//! The first two are memory; the third may wait for a disk. What of it was read lately is in
-//! memory too, as long as it is what the engine has (`cache.rs`). [`LayeredState::lacking`] tells
-//! beforehand which keys only the disk knows, and [`LayeredState::prefetch`] reads one of them on
-//! another thread, so that nobody waits who must not (design §7).
+//! The first two are memory; the third may wait for a disk. What of it was read lately is in memory
+//! too, as long as it is what the engine has (`cache.rs`), and so are the digests of many more
+//! records. [`LayeredState::lacking`] and [`LayeredState::lacking_digests`] tell beforehand which
+//! keys only the disk knows, and [`LayeredState::prefetch`] reads one of them on another thread, so
+//! that nobody waits who must not (design §7).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,12 +12,26 @@ use std::sync::Arc;
 use quorate_protocol::record::{Digest, Key, Record, Value};
 use quorate_protocol::version::Version;
 
+use super::cache::digest_of;
 use super::layered::LayeredState;
 use super::{Change, DAMAGED, Scrubbed, StateError};
 
 /// How often a key is read whose record changes while it is being read. Whoever wants it then
 /// reads it, as if nobody had before.
 const PREFETCH_ATTEMPTS_MAX: usize = 3;
+
+/// How many digests a scrub takes in under one hold of the lock: nobody waits longer than for that.
+const SCRUB_STEP: usize = 128;
+
+/// What a key is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// What it holds.
+    Record,
+    /// What this node says of it in a round. To remember that where nobody asks costs as much as a
+    /// tenth of the read.
+    Digest,
+}
 
 /// Part of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,10 +85,27 @@ impl LayeredState {
         keys.iter().filter(|key| inner.lacks(key)).cloned().collect()
     }
 
+    /// What this node says of `keys` in a round, in the order asked, where that is in memory for
+    /// all of them. Never waits.
+    #[must_use]
+    pub fn digests(&self, keys: &[Key], committed: Version) -> Option<Vec<Digest>> {
+        let inner = self.lock();
+        keys.iter().map(|key| inner.find_digest(key, committed)).collect()
+    }
+
+    /// Those of `keys` of which only the engine knows what this node says in a round of this
+    /// committed version. Never waits itself.
+    #[must_use]
+    pub fn lacking_digests(&self, keys: &[Key], committed: Version) -> Vec<Key> {
+        let inner = self.lock();
+        let lacks = |key: &&Key| inner.find_digest(key, committed).is_none() && inner.lacks(key);
+        keys.iter().filter(lacks).cloned().collect()
+    }
+
     /// Reads what only the engine knows of a key into memory, where the next read finds it, unless
-    /// much else was read in between. Waits for the disk. What cannot be read is left to the reader
-    /// to find out.
-    pub fn prefetch(&self, key: &Key) {
+    /// much else was read in between; and its digest, where that is wanted, which stays longer.
+    /// Waits for the disk. What cannot be read is left to the reader to find out.
+    pub fn prefetch(&self, key: &Key, wanted: Wanted) {
         for _ in 0..PREFETCH_ATTEMPTS_MAX {
             let mut inner = self.lock();
             if !inner.lacks(key) {
@@ -82,7 +114,13 @@ impl LayeredState {
             let engine = Arc::clone(&inner.engine);
             let reading = inner.cache.begin(key);
             drop(inner);
-            let found = engine.get(key).ok();
+            let found = engine.get(key).ok().map(|record| match wanted {
+                Wanted::Record => (record, None),
+                Wanted::Digest => {
+                    let digest = digest_of(key, record.as_ref());
+                    (record, digest)
+                }
+            });
             let mut inner = self.lock();
             // Another engine: a copy replaced the one that was read, and its cache.
             if Arc::ptr_eq(&engine, &inner.engine) && inner.cache.end(key, reading, found) {
@@ -123,12 +161,18 @@ impl LayeredState {
         Ok(Scanned { records: records.collect(), next })
     }
 
-    /// What this node says of a key in a read round. A damaged record is [`DAMAGED`].
-    /// May wait for the disk.
+    /// What this node says of a key in a read round: of what it holds, or held when it last had that
+    /// in its hands. A damaged record is [`DAMAGED`], once it is seen to be. May wait for the disk.
     ///
     /// # Errors
     /// When the engine itself is damaged, or the disk fails.
     pub fn digest(&self, key: &Key, committed: Version) -> Result<Digest, StateError> {
+        let known = self.lock().find_digest(key, committed);
+        known.map_or_else(|| self.digest_of_record(key, committed), Ok)
+    }
+
+    /// The same, of the record itself.
+    fn digest_of_record(&self, key: &Key, committed: Version) -> Result<Digest, StateError> {
         match self.get(key) {
             Ok(record) => Ok(Digest::of(key, record.as_ref(), committed)),
             Err(StateError::Record { .. }) => Ok(DAMAGED),
@@ -140,7 +184,9 @@ impl LayeredState {
     /// was `expected` (design §5). Says whether it did. May wait for the disk.
     ///
     /// Where tombstones behind `committed` were dropped, an absence may be a delete since, and
-    /// nothing is replaced.
+    /// nothing is replaced. The record itself is looked at: if its digest is another, the one that
+    /// was told may have been from memory, and is forgotten, so that the next round is told of the
+    /// record.
     ///
     /// # Errors
     /// As [`digest`](Self::digest).
@@ -152,7 +198,8 @@ impl LayeredState {
         committed: Version,
     ) -> Result<bool, StateError> {
         let before = self.applied();
-        if self.digest(key, committed)? != expected {
+        if self.digest_of_record(key, committed)? != expected {
+            self.lock().cache.forget_digest(key);
             return Ok(false);
         }
         let mut inner = self.lock();
@@ -168,7 +215,8 @@ impl LayeredState {
     }
 
     /// Verifies about `bytes_max` bytes of the engine's records behind `after`, on this thread.
-    /// What is damaged leaves the cache, so that whoever heals it sees the damage.
+    /// What is damaged leaves the cache, so that whoever heals it sees the damage; the digests of
+    /// what is sound are remembered.
     ///
     /// # Errors
     /// When the engine itself is damaged, so that no key can be named.
@@ -177,12 +225,26 @@ impl LayeredState {
         after: Option<&Key>,
         bytes_max: usize,
     ) -> Result<Scrubbed, StateError> {
-        let engine = Arc::clone(&self.lock().engine);
-        let scrubbed = engine.scrub(after, bytes_max)?;
-        if !scrubbed.damaged.is_empty() {
+        let mut inner = self.lock();
+        let engine = Arc::clone(&inner.engine);
+        let pass = inner.cache.begin_pass();
+        drop(inner);
+        let scrubbed = engine.scrub(after, bytes_max);
+        let sound = scrubbed.as_ref().map_or(&[][..], |scrubbed| &scrubbed.sound);
+        let damaged = scrubbed.as_ref().map_or(&[][..], |scrubbed| &scrubbed.damaged);
+        for some in sound.chunks(SCRUB_STEP) {
             let mut inner = self.lock();
-            scrubbed.damaged.iter().for_each(|key| inner.cache.forget(key));
+            // Another engine: a copy replaced the one that was read, and its cache.
+            if Arc::ptr_eq(&engine, &inner.engine) {
+                inner.cache.passed(pass, some);
+            }
         }
-        Ok(scrubbed)
+        let mut inner = self.lock();
+        if Arc::ptr_eq(&engine, &inner.engine) {
+            inner.cache.end_pass(pass);
+        }
+        damaged.iter().for_each(|key| inner.cache.forget(key));
+        drop(inner);
+        scrubbed
     }
 }

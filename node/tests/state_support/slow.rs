@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use quorate_node::state::{Group, Marks, Scrubbed, Size, Snapshot, State, StateError, Swept};
 use quorate_protocol::ids::{History, Index};
-use quorate_protocol::record::{Key, Record};
+use quorate_protocol::record::{Digest, Key, Record};
 use quorate_protocol::rpc::bulk::TokenRow;
 use quorate_protocol::version::Version;
 
@@ -84,10 +84,16 @@ impl State for Slow {
     }
 
     fn scrub(&self, after: Option<&Key>, max: usize) -> Result<Scrubbed, StateError> {
-        let records = self.engine.scan(after, max)?;
-        let keys = records.into_iter().map(|(key, _)| key);
-        let damaged = keys.filter(|key| (self.during)(key).is_err()).collect();
-        Ok(Scrubbed { damaged, ..Scrubbed::default() })
+        let mut scrubbed = Scrubbed::default();
+        for (key, record) in self.engine.scan(after, max)? {
+            if (self.during)(&key).is_err() {
+                scrubbed.damaged.push(key);
+            } else if record.value.is_some() {
+                let digest = Digest::of(&key, Some(&record), record.version);
+                scrubbed.sound.push((key, digest));
+            }
+        }
+        Ok(scrubbed)
     }
 
     fn size(&self) -> Size {

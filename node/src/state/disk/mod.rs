@@ -61,6 +61,7 @@ use quorate_protocol::version::Version;
 use self::home::Home;
 use self::rows::Span;
 use self::tree::{Batch, Tree, View};
+use super::cache::digest_of;
 use super::page::{Filling, completed, may_go, token_page};
 use super::{Change, Group, Marks, OpenError, Scrubbed, Size, Snapshot, State, StateError, Swept};
 
@@ -330,7 +331,10 @@ impl State for DiskState {
             match found {
                 Err(StateError::Record { key }) => scrubbed.damaged.push(key),
                 Err(error) => return Err(error),
-                Ok(_) => {}
+                Ok((key, record)) => {
+                    let digest = digest_of(&key, Some(&record));
+                    scrubbed.sound.extend(digest.map(|digest| (key, digest)));
+                }
             }
             let full = scrubbed.bytes >= bytes_max;
             scrubbed.next = full.then(|| row.key.clone());
