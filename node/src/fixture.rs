@@ -61,7 +61,7 @@ pub(crate) fn node() -> tempfile::TempDir {
         let entry = Entry {
             version: version(index),
             token: None,
-            mutations: vec![Mutation::Put { key, value, expires: None }],
+            mutations: Mutation::Put { key, value, expires: None }.into(),
             answer: Answer::Written,
         };
         let mut batch = BytesMut::new();

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exact;
 use crate::ids::{ClientId, Index, RequestNumber};
-use crate::list;
+use crate::mutations::Mutations;
 use crate::record::{Key, Value};
 use crate::version::Version;
 
@@ -123,8 +123,7 @@ pub struct Entry {
     /// The request it came from; a barrier has none.
     pub token: Option<Token>,
     /// What it came to.
-    #[serde(deserialize_with = "list::at_most::<_, _, MUTATIONS_MAX>")]
-    pub mutations: Vec<Mutation>,
+    pub mutations: Mutations,
     /// What the client is told.
     pub answer: Answer,
 }
@@ -133,7 +132,7 @@ impl Entry {
     /// The first entry of an epoch.
     #[must_use]
     pub fn barrier(version: Version) -> Self {
-        Self { version, token: None, mutations: Vec::new(), answer: Answer::Barrier }
+        Self { version, token: None, mutations: Mutations::default(), answer: Answer::Barrier }
     }
 
     /// Appends this entry's frame to a batch.
@@ -206,7 +205,8 @@ pub struct Frame {
 
 /// Reads the frames of a batch one after the other, checking each.
 ///
-/// Keys and values are copied out of the batch: an entry that is kept pins no batch.
+/// Keys and values are parts of the batch, and keep all of it in memory: whoever keeps one for long
+/// keeps a copy.
 #[derive(Clone, Debug)]
 pub struct Frames {
     batch: Bytes,
@@ -238,13 +238,47 @@ impl Frames {
         if end > self.batch.len() {
             return Err(BadBatch::Torn { at });
         }
-        let body = self.batch.slice(start..end);
-        if crc32c::crc32c(&body) != checksum {
+        let body = &self.batch[start..end];
+        if crc32c::crc32c(body) != checksum {
             return Err(BadBatch::Damaged { at });
         }
-        let entry = exact::decode(&body).ok_or(BadBatch::Damaged { at })?;
+        let entry: EntryIn<'_> = exact::decode(body).ok_or(BadBatch::Damaged { at })?;
+        let entry = entry.part_of(&self.batch);
         self.at = end;
         Ok(Some(Frame { entry, start: at, end }))
+    }
+}
+
+/// An entry as it stands in its bytes. As [`Entry`], field by field.
+#[derive(Deserialize)]
+struct EntryIn<'a> {
+    version: Version,
+    token: Option<Token>,
+    #[serde(borrow)]
+    mutations: Mutations<MutationIn<'a>>,
+    answer: Answer,
+}
+
+/// As [`Mutation`], field by field.
+#[derive(Deserialize)]
+enum MutationIn<'a> {
+    Put { key: &'a [u8], value: &'a [u8], expires: Option<u64> },
+    Delete { key: &'a [u8] },
+}
+
+impl EntryIn<'_> {
+    /// The entry, with parts of the batch that it stands in.
+    fn part_of(self, batch: &Bytes) -> Entry {
+        let Self { version, token, mutations, answer } = self;
+        let mutations = mutations.map(|mutation| match mutation {
+            MutationIn::Put { key, value, expires } => Mutation::Put {
+                key: batch.slice_ref(key).into(),
+                value: batch.slice_ref(value).into(),
+                expires,
+            },
+            MutationIn::Delete { key } => Mutation::Delete { key: batch.slice_ref(key).into() },
+        });
+        Entry { version, token, mutations, answer }
     }
 }
 
@@ -290,7 +324,7 @@ pub fn decode_batch(prev: Version, batch: &Bytes) -> Result<Vec<Frame>, BadBatch
     let mut frames = Vec::with_capacity(count.min(BATCH_MEMORY_MAX / size_of::<Frame>()));
     for frame in Frames::new(batch.clone()) {
         let frame = frame?;
-        memory += frame.entry.mutations.capacity() * size_of::<Mutation>();
+        memory += frame.entry.mutations.memory_bytes();
         if memory > BATCH_MEMORY_MAX {
             return Err(BadBatch::TooMany { at: frame.end });
         }
@@ -318,11 +352,11 @@ mod tests {
                 request: RequestNumber(index),
                 born: Index(1),
             }),
-            mutations: vec![Mutation::Put {
+            mutations: Mutations::from(Mutation::Put {
                 key: Key::from("k"),
                 value: Value::from(value.to_vec()),
                 expires: None,
-            }],
+            }),
             answer: Answer::Written,
         }
     }

@@ -3,11 +3,11 @@
 //! `postcard::from_bytes` leaves what it does not need, in silence. What is kept under a checksum
 //! has exactly the bytes that were written: more of them are another version's, or nobody's.
 
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 
 /// What `bytes` encode; `None` where that is nothing, or some of them are left over.
 #[must_use]
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
     match postcard::take_from_bytes(bytes) {
         Ok((decoded, [])) => Some(decoded),
         Ok(_) | Err(_) => None,

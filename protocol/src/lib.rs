@@ -30,5 +30,6 @@ pub mod settings;
 pub mod time;
 pub mod seeded;
 pub mod mutant;
+pub mod mutations;
 pub mod rpc;
 pub mod transport;

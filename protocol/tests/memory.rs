@@ -261,17 +261,18 @@ fn check_batch(what: &str, batch: Vec<u8>) {
     let (decoded, most) = measured(|| decode_batch(Version::ZERO, &batch).is_ok());
     let (mib, of_mib) = (most >> 20, batch.len() >> 20);
     println!("{what:<24} {mib:>5} MiB of a batch of {of_mib} MiB");
-    // Keys and values are as long as the batch at the most; each is an allocation of its own.
+    // Keys and values are parts of the batch, of which there is one.
     let most_max = batch.len() + BATCH_MEMORY_MAX / 4 * 5 + LISTS_BYTES_MAX;
     assert!(most <= most_max, "{what}: {mib} MiB, of a batch of {of_mib} MiB");
     assert!(!decoded, "{what}: so many are refused");
 }
 
 fn batches() {
-    let entry = |index, mutations| {
+    let entry = |index, mutations: Vec<Mutation>| {
         let version = Version::new(0, index);
         let mut batch = BytesMut::new();
-        Entry { version, token: None, mutations, answer: Answer::Written }.encode(&mut batch);
+        Entry { version, token: None, mutations: mutations.into(), answer: Answer::Written }
+            .encode(&mut batch);
         batch.to_vec()
     };
     let many = |mutations: &dyn Fn() -> Vec<Mutation>| {

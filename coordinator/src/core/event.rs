@@ -24,20 +24,43 @@ pub struct Ticket(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sequence(pub u64);
 
-/// Frames as encoded once, with their entries beside them for the coordinator's own replica.
+/// Entries as encoded once. Our own replica is sent the same as any other, and decodes it: so nothing
+/// of the requests is kept here but these bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// The bytes: the same to every member and in every log.
     pub bytes: Bytes,
-    /// The frames in them.
-    pub frames: Arc<[Frame]>,
+    /// The entries in them, in order.
+    pub places: Arc<[Place]>,
+}
+
+/// An entry of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its version.
+    pub version: Version,
+    /// Where its frame begins.
+    pub start: usize,
 }
 
 impl Batch {
+    /// A batch of these bytes, which have been decoded.
+    #[must_use]
+    pub fn of(bytes: Bytes, frames: &[Frame]) -> Self {
+        let place = |frame: &Frame| Place { version: frame.entry.version, start: frame.start };
+        Self { bytes, places: frames.iter().map(place).collect() }
+    }
+
+    /// The version of the first entry.
+    #[must_use]
+    pub fn first(&self) -> Option<Version> {
+        self.places.first().map(|place| place.version)
+    }
+
     /// The version of the last entry.
     #[must_use]
     pub fn last(&self) -> Option<Version> {
-        self.frames.last().map(|frame| frame.entry.version)
+        self.places.last().map(|place| place.version)
     }
 }
 

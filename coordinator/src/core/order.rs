@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use quorate_protocol::entry::{Answer, Entry, Frame, Mutation, Token, TokenId};
+use quorate_protocol::entry::{Answer, Entry, Mutation, Token, TokenId};
 use quorate_protocol::ids::Index;
 use quorate_protocol::mutant::{self, Mutant};
+use quorate_protocol::mutations::Mutations;
 use quorate_protocol::record::{Digest, Key};
 use quorate_protocol::rpc::store::{Change, ChangeReply, Command, Refused};
 use quorate_protocol::settings::{Patterns, Settings};
@@ -14,7 +15,7 @@ use quorate_protocol::time::Moment;
 use quorate_protocol::version::Version;
 
 use super::effect::Effect;
-use super::event::{Batch, Records, Ticket};
+use super::event::{Batch, Place, Records, Ticket};
 
 /// How many changes may wait to be ordered; more are told that the coordinator is busy.
 pub const CHANGES_WAITING_MAX: usize = 1 << 16;
@@ -53,8 +54,10 @@ struct Ordered {
     answer: Answer,
     /// The key it changes, and whether the key holds a value afterwards.
     key: Option<(Key, bool)>,
-    /// Who waits for it: the first attempt and its retries.
-    tickets: Vec<Ticket>,
+    /// Who waits for it: the first attempt,
+    ticket: Option<Ticket>,
+    /// and its retries.
+    retries: Vec<Ticket>,
 }
 
 /// Deletes a key whose copies differ without a majority, if nobody changed it meanwhile.
@@ -120,7 +123,7 @@ impl Orderer {
     /// The barrier that opens an epoch.
     pub(super) fn barrier(&mut self, version: Version) -> Batch {
         let mut batch = Builder::default();
-        self.add(&mut batch, Entry::barrier(version), None, Vec::new());
+        self.add(&mut batch, &Entry::barrier(version), None, None);
         batch.finish()
     }
 
@@ -139,10 +142,10 @@ impl Orderer {
         while let Some(clear) = self.clears.pop_front() {
             if self.still_holds(&clear, records) {
                 tail.index = tail.index.next();
-                let mutations = vec![Mutation::Delete { key: clear.key.clone() }];
+                let mutations = Mutation::Delete { key: clear.key.clone() }.into();
                 let entry =
                     Entry { version: tail, token: None, mutations, answer: Answer::Cleared };
-                self.add(&mut batch, entry, Some((clear.key, false)), Vec::new());
+                self.add(&mut batch, &entry, Some((clear.key, false)), None);
             }
         }
         while !batch.is_full() {
@@ -168,13 +171,13 @@ impl Orderer {
             };
             tail.index = tail.index.next();
             let entry = Entry { version: tail, token: Some(token), mutations, answer };
-            let mut tickets = vec![ticket];
+            let mut waits = Some(ticket);
             if mutant::is_on(Mutant::AnswerUncommitted) && answer == Answer::Missing {
-                tickets.clear();
+                waits = None;
                 let reply = ChangeReply::Applied { version: tail, answer };
                 effects.push(Effect::Changed { ticket, reply });
             }
-            self.add(&mut batch, entry, key, tickets);
+            self.add(&mut batch, &entry, key, waits);
         }
         batch.finish()
     }
@@ -196,7 +199,7 @@ impl Orderer {
                 let (version, answer) = (ordered.version, ordered.answer);
                 return Some(Some(ChangeReply::Applied { version, answer }));
             }
-            ordered.tickets.push(ticket);
+            ordered.retries.push(ticket);
             return Some(None);
         }
         let found = records.token(token.id()).filter(|_| !mutant::is_on(Mutant::ForgetTokens));
@@ -216,11 +219,11 @@ impl Orderer {
         &self,
         command: Command,
         records: &impl Records,
-    ) -> Result<(Vec<Mutation>, Answer, Option<(Key, bool)>), super::event::Unreadable> {
+    ) -> Result<(Mutations, Answer, Option<(Key, bool)>), super::event::Unreadable> {
         Ok(match command {
             Command::Write { key, value } => {
                 let put = Mutation::Put { key: key.clone(), value, expires: None };
-                (vec![put], Answer::Written, Some((key, true)))
+                (put.into(), Answer::Written, Some((key, true)))
             }
             Command::Delete { key } => {
                 let there = match self.keys.get(&key) {
@@ -229,10 +232,10 @@ impl Orderer {
                 };
                 if there {
                     let delete = Mutation::Delete { key: key.clone() };
-                    (vec![delete], Answer::Deleted, Some((key, false)))
+                    (delete.into(), Answer::Deleted, Some((key, false)))
                 } else {
                     // An entry too: that the key was missing is as linearizable as any answer.
-                    (Vec::new(), Answer::Missing, None)
+                    (Mutations::default(), Answer::Missing, None)
                 }
             }
         })
@@ -248,9 +251,9 @@ impl Orderer {
     fn add(
         &mut self,
         batch: &mut Builder,
-        entry: Entry,
+        entry: &Entry,
         key: Option<(Key, bool)>,
-        tickets: Vec<Ticket>,
+        ticket: Option<Ticket>,
     ) {
         let version = entry.version;
         let token = entry.token.map(|token| token.id());
@@ -260,7 +263,8 @@ impl Orderer {
         if let Some((key, there)) = &key {
             self.keys.insert(key.clone(), (version.index, *there));
         }
-        self.ordered.push_back(Ordered { version, token, answer: entry.answer, key, tickets });
+        let (answer, retries) = (entry.answer, Vec::new());
+        self.ordered.push_back(Ordered { version, token, answer, key, ticket, retries });
         batch.push(entry);
     }
 
@@ -272,7 +276,7 @@ impl Orderer {
             }
             self.committed += 1;
             let (version, answer) = (ordered.version, ordered.answer);
-            for ticket in ordered.tickets.drain(..) {
+            for ticket in ordered.ticket.take().into_iter().chain(ordered.retries.drain(..)) {
                 let reply = ChangeReply::Applied { version, answer };
                 effects.push(Effect::Changed { ticket, reply });
             }
@@ -304,7 +308,7 @@ impl Orderer {
     /// Gives up everything that was ordered: whether it happens is up to the next coordinator.
     pub(super) fn abandon_ordered(&mut self, effects: &mut Vec<Effect>) {
         for ordered in self.ordered.drain(..) {
-            for ticket in ordered.tickets {
+            for ticket in ordered.ticket.into_iter().chain(ordered.retries) {
                 effects.push(Effect::Changed { ticket, reply: ChangeReply::Unknown });
             }
         }
@@ -374,7 +378,7 @@ pub(super) fn refuse(ticket: Ticket, refused: Refused) -> Effect {
 #[derive(Default)]
 struct Builder {
     bytes: BytesMut,
-    frames: Vec<Frame>,
+    places: Vec<Place>,
 }
 
 impl Builder {
@@ -385,21 +389,20 @@ impl Builder {
         let bytes = bytes.saturating_add(entries.saturating_mul(FRAME_BYTES_ABOUT));
         Self {
             bytes: BytesMut::with_capacity(bytes.min(BATCH_BYTES_MAX)),
-            frames: Vec::with_capacity(entries_max),
+            places: Vec::with_capacity(entries_max),
         }
     }
 
     fn is_full(&self) -> bool {
-        self.frames.len() >= BATCH_ENTRIES_MAX || self.bytes.len() >= BATCH_BYTES_MAX
+        self.places.len() >= BATCH_ENTRIES_MAX || self.bytes.len() >= BATCH_BYTES_MAX
     }
 
-    fn push(&mut self, entry: Entry) {
-        let start = self.bytes.len();
+    fn push(&mut self, entry: &Entry) {
+        self.places.push(Place { version: entry.version, start: self.bytes.len() });
         entry.encode(&mut self.bytes);
-        self.frames.push(Frame { entry, start, end: self.bytes.len() });
     }
 
     fn finish(self) -> Batch {
-        Batch { bytes: self.bytes.freeze(), frames: Arc::from(self.frames) }
+        Batch { bytes: self.bytes.freeze(), places: Arc::from(self.places) }
     }
 }

@@ -1,12 +1,10 @@
 //! The batches that left last, for streams that lag a little.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use quorate_protocol::entry::Frame;
 use quorate_protocol::version::Version;
 
-use super::event::Batch;
+use super::event::{Batch, Place};
 use super::order::BATCH_BYTES_MAX;
 
 /// How many batches are kept in memory for streams that lag a little; older ones are fed from
@@ -59,17 +57,11 @@ impl Recent {
         if *prev == sent {
             return Some(batch.clone());
         }
-        let skip = batch.frames.iter().position(|frame| frame.entry.version == sent)? + 1;
-        let start = batch.frames.get(skip)?.start;
-        let frames: Arc<[Frame]> = batch.frames[skip..]
-            .iter()
-            .map(|frame| Frame {
-                entry: frame.entry.clone(),
-                start: frame.start - start,
-                end: frame.end - start,
-            })
-            .collect();
-        Some(Batch { bytes: batch.bytes.slice(start..), frames })
+        let skip = batch.places.iter().position(|place| place.version == sent)? + 1;
+        let start = batch.places.get(skip)?.start;
+        let places = batch.places[skip..].iter();
+        let places = places.map(|place| Place { start: place.start - start, ..*place }).collect();
+        Some(Batch { bytes: batch.bytes.slice(start..), places })
     }
 
     /// Where the first batch is that has more than a log which ends with `held`.

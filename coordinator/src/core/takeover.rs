@@ -236,9 +236,9 @@ impl Core {
             }
             Ok((Pulled::Entries { .. }, batch)) => {
                 let prev = *after;
-                let Some(last) = batch.last() else { return };
+                let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return };
                 // The answer to an earlier pull that was given up is not taken for this one's.
-                if !batch.frames[0].entry.version.index.follows(prev.index) {
+                if !first.index.follows(prev.index) {
                     return;
                 }
                 *taking = Some(last);

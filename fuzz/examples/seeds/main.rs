@@ -86,7 +86,8 @@ fn entry(index: u64) -> Entry {
         mutations: vec![
             Mutation::Put { key: Key::from("k"), value: Value::from("value"), expires: None },
             Mutation::Delete { key: Key::from("gone") },
-        ],
+        ]
+        .into(),
         answer: Answer::Written,
     }
 }
@@ -165,11 +166,12 @@ fn logs(seeds: &Seeds) {
     write(&mut log, &[append(version(2), &[entry(3), entry(4)]), LogOp::Mark(true)]);
     write(&mut log, &[append(version(3), &[]), LogOp::DurableApplied(version(2))]);
     let large = |index| Entry {
-        mutations: vec![Mutation::Put {
+        mutations: Mutation::Put {
             key: Key::from("large"),
             value: Value::from(vec![7; 3000]),
             expires: None,
-        }],
+        }
+        .into(),
         ..entry(index)
     };
     write(&mut log, &[append(version(3), &[large(4)])]);

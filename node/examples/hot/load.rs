@@ -53,7 +53,7 @@ impl Load {
     /// The entry that a write becomes.
     pub(crate) fn entry(&mut self, index: u64) -> Entry {
         let (token, key, value) = (Some(self.token()), self.any_key(), self.value());
-        let mutations = vec![Mutation::Put { key, value, expires: None }];
+        let mutations = Mutation::Put { key, value, expires: None }.into();
         Entry { version: version(index), token, mutations, answer: Answer::Written }
     }
 

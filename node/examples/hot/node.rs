@@ -183,7 +183,7 @@ fn filled() -> LayeredState {
         entry.token = None;
         let value = load.value();
         entry.mutations =
-            vec![quorate_protocol::entry::Mutation::Put { key: key(at), value, expires: None }];
+            quorate_protocol::entry::Mutation::Put { key: key(at), value, expires: None }.into();
         state.apply(&[entry]);
     }
     state

@@ -144,8 +144,8 @@ impl Cluster {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Append { to, sequence, append, batch } if to == PROMISE.coordinator => {
-                let frames = batch.frames.to_vec();
+            Effect::Append { to, sequence, append, .. } if to == PROMISE.coordinator => {
+                let frames = decode_batch(append.prev, &append.batch).expect("it is whole");
                 let before = self.machines[0].applied;
                 self.machines[0].append(append, frames);
                 let applied = self.machines[0].applied;

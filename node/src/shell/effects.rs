@@ -384,10 +384,7 @@ impl Shell {
             Ordered::Append { to, sequence, append, batch } if to == me => {
                 self.timeline.ordered(&batch);
                 self.timeline.asked(&append);
-                let caller = self.caller(Waiting::Append(sequence, epoch));
-                let frames = batch.frames.to_vec();
-                let event = Event::Append { caller, append, frames, room: true };
-                self.work.push_back(Work::Node(event));
+                self.append_here(sequence, epoch, append);
             }
             Ordered::Append { to, sequence, append, .. } => {
                 self.timeline.asked(&append);
@@ -487,6 +484,22 @@ impl Shell {
         });
     }
 
+    /// Hands our own replica what the others are sent.
+    fn append_here(&mut self, sequence: Sequence, epoch: Epoch, append: Append) {
+        match decode_batch(append.prev, &append.batch) {
+            Ok(frames) => {
+                let caller = self.caller(Waiting::Append(sequence, epoch));
+                let event = Event::Append { caller, append, frames, room: true };
+                self.work.push_back(Work::Node(event));
+            }
+            Err(error) => {
+                self.failed = Some(format!(
+                    "a batch that was encoded here is damaged: {error}; this machine's memory may                      be faulty"
+                ));
+            }
+        }
+    }
+
     fn send_append(&mut self, to: NodeId, sequence: Sequence, epoch: Epoch, append: Append) {
         let then = appended(self.inbox.clone(), to, sequence, epoch);
         self.send(to, ReplicaRequest::Append { append }, CALL_TIMEOUT, then);
@@ -543,7 +556,7 @@ fn decode_pulled(pull: &Pull, pulled: Pulled) -> Result<(Pulled, Batch), Unanswe
                 tracing::error!(%error, "a damaged pull");
                 Unanswered
             })?;
-            Batch { bytes: batch.clone(), frames: frames.into() }
+            Batch::of(batch.clone(), &frames)
         }
         _ => Batch::default(),
     };

@@ -14,19 +14,15 @@ pub(crate) const TAIL_BYTES_MAX: usize = 32 << 20;
 
 struct Kept {
     version: Version,
-    /// Until it is applied; from then on the frame is enough.
-    entry: Option<Entry>,
     frame: Bytes,
 }
 
 impl Kept {
-    fn take_entry(&mut self) -> Option<Entry> {
-        self.entry.take().or_else(|| {
-            let before = Index(self.version.index.0.checked_sub(1)?);
-            let prev = Version { index: before, ..self.version };
-            let frames = decode_batch(prev, &self.frame).ok()?;
-            frames.into_iter().next().map(|frame| frame.entry)
-        })
+    fn entry(&self) -> Option<Entry> {
+        let before = Index(self.version.index.0.checked_sub(1)?);
+        let prev = Version { index: before, ..self.version };
+        let frames = decode_batch(prev, &self.frame).ok()?;
+        frames.into_iter().next().map(|frame| frame.entry)
     }
 }
 
@@ -35,6 +31,8 @@ impl Kept {
 pub(crate) struct Tail {
     kept: VecDeque<Kept>,
     bytes: usize,
+    /// The last of them, decoded, until they are applied; from then on the frames are enough.
+    waiting: VecDeque<Entry>,
 }
 
 impl Tail {
@@ -60,7 +58,8 @@ impl Tail {
         for Frame { entry, start: from, end } in frames {
             let frame = batch.slice(from - start..end - start);
             self.bytes += frame.len();
-            self.kept.push_back(Kept { version: entry.version, entry: Some(entry), frame });
+            self.kept.push_back(Kept { version: entry.version, frame });
+            self.waiting.push_back(entry);
         }
     }
 
@@ -69,12 +68,14 @@ impl Tail {
             && let Some(cut) = self.kept.pop_back()
         {
             self.bytes -= cut.frame.len();
+            self.waiting.pop_back();
         }
     }
 
     /// Forgets everything: the log was replaced.
     pub(crate) fn clear(&mut self) {
         self.kept.clear();
+        self.waiting.clear();
         self.bytes = 0;
     }
 
@@ -91,7 +92,14 @@ impl Tail {
     /// The entries after `after` up to `through`, to be applied; `None` where they are not all here.
     pub(crate) fn take_entries(&mut self, after: Index, through: Index) -> Option<Vec<Entry>> {
         let (first, last) = (self.at(after.next())?, self.at(through)?);
-        self.kept.range_mut(first..=last).map(Kept::take_entry).collect()
+        let passed = self.waiting.partition_point(|entry| entry.version.index <= after);
+        self.waiting.drain(..passed);
+        if self.waiting.front().is_some_and(|entry| entry.version == self.kept[first].version) {
+            // The same as the end of `kept`, one by one.
+            let count = last.checked_sub(first)? + 1;
+            return Some(self.waiting.drain(..count).collect());
+        }
+        self.kept.range(first..=last).map(Kept::entry).collect()
     }
 
     /// About `bytes_max` bytes of frames after `after`, one at least; `None` where they are not
@@ -125,6 +133,13 @@ mod tests {
         tail.push(&batch, frames);
         for _ in 0..2 {
             assert_eq!(tail.take_entries(Index(6), Index(9)), Some(entries.clone()));
+        }
+        // What a copy brought is passed over, and what follows it is there as it was pushed.
+        tail.push(&batch, decode_batch(Version::new(3, 6), &batch).unwrap());
+        for (after, through) in [(8, 9), (7, 8), (6, 9)] {
+            let expected = &entries[after - 6..through - 6];
+            let (after, through) = (Index(after as u64), Index(through as u64));
+            assert_eq!(tail.take_entries(after, through).as_deref(), Some(expected));
         }
         assert_eq!(tail.take_entries(Index(5), Index(9)), None);
         assert_eq!(tail.frames(Index(6), usize::MAX), Some(batch));

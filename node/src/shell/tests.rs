@@ -385,7 +385,7 @@ fn entry(version: Version, key: &str) -> bytes::Bytes {
 
 fn entry_of(version: Version, key: &str, value: Value) -> bytes::Bytes {
     let key = Key::from(key);
-    let mutations = vec![Mutation::Put { key, value, expires: None }];
+    let mutations = Mutation::Put { key, value, expires: None }.into();
     let token = None;
     let mut batch = BytesMut::new();
     Entry { version, token, mutations, answer: Answer::Written }.encode(&mut batch);

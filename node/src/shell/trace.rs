@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use quorate_coordinator::core::event::{Batch, Event, Ticket};
-use quorate_protocol::entry::TokenId;
+use quorate_protocol::entry::{Frame, Frames, TokenId};
 use quorate_protocol::ids::Epoch;
 use quorate_protocol::rpc::replica::{Append, Appended, RoundAnswer};
 use quorate_protocol::rpc::store::Change;
@@ -65,8 +65,7 @@ impl Timeline {
     /// A batch was ordered: our own replica is about to take it.
     pub(super) fn ordered(&mut self, batch: &Batch) {
         let (true, Some(last)) = (self.on, batch.last()) else { return };
-        for frame in batch.frames.iter() {
-            let entry = &frame.entry;
+        for Frame { entry, .. } in Frames::new(batch.bytes.clone()).flatten() {
             let (Some(token), Some(mutation)) = (&entry.token, entry.mutations.first()) else {
                 continue;
             };
@@ -76,7 +75,7 @@ impl Timeline {
             tracing::debug!(request = %id, %key, %version, "order");
         }
         if self.committing.len() < REMEMBERED_MAX {
-            let entries = batch.frames.len();
+            let entries = batch.places.len();
             let span = tracing::debug_span!(parent: None, "commit", version = %last, entries);
             self.committing.push_back((last, span));
         }

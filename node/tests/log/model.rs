@@ -194,7 +194,7 @@ pub(crate) fn entry(version: Version, bytes: usize) -> Entry {
     Entry {
         version,
         token: Some(Token { client, request, born }),
-        mutations: vec![put],
+        mutations: put.into(),
         answer: Answer::Written,
     }
 }

@@ -110,7 +110,7 @@ pub fn entry(version: Version, n: u32, value: Option<Value>) -> Entry {
     Entry {
         version,
         token: Some(Token { client, request, born }),
-        mutations: vec![mutation],
+        mutations: mutation.into(),
         answer,
     }
 }

@@ -1,7 +1,5 @@
 //! Requests in, and carrying out what the cores ask, in the order they ask it.
 
-use std::sync::Arc;
-
 use bytes::{Bytes, BytesMut};
 use quorate_coordinator::core::effect::Effect as Ordered;
 use quorate_coordinator::core::event::{Batch, Event as Coordination, Sequence, Unanswered};
@@ -356,9 +354,9 @@ impl Process {
             Ordered::Prepare { to, prepare } => {
                 self.send(to, Request::Prepare(prepare), Then::Prepared(epoch), CALL_MS);
             }
-            Ordered::Append { to, sequence, append, batch } if to == me => {
+            Ordered::Append { to, sequence, append, .. } if to == me => {
                 let caller = self.caller(Waiting::Append(sequence, epoch));
-                let frames = batch.frames.to_vec();
+                let frames = decode_batch(append.prev, &append.batch).expect("it was encoded here");
                 self.node_event(Event::Append { caller, append, frames, room: true });
             }
             Ordered::Append { to, sequence, append, .. } => {
@@ -574,7 +572,7 @@ fn decode_pulled(pull: &Pull, pulled: Pulled) -> Result<(Pulled, Batch), Unanswe
     let batch = match &pulled {
         Pulled::Entries { batch } => {
             let frames = decode_batch(pull.after, batch).map_err(|_| Unanswered)?;
-            Batch { bytes: batch.clone(), frames: Arc::from(frames) }
+            Batch::of(batch.clone(), &frames)
         }
         _ => Batch::default(),
     };

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use quorate_golden::print;
-use quorate_protocol::entry::{Entry, Mutation};
+use quorate_protocol::entry::{Entry, Frames, Mutation};
 use quorate_protocol::ids::NodeId;
 use quorate_protocol::rpc::replica::Append;
 use quorate_protocol::rpc::store::{ChangeReply, ReadReply, Refused};
@@ -21,7 +21,7 @@ pub(super) fn effect(effect: &Effect, me: NodeId) -> Option<String> {
         Effect::Prepare { to, prepare } => format!("prepare {to} {}", prepare.promise),
         Effect::Append { to, append, batch, .. } => {
             let silent =
-                batch.frames.is_empty() && append.round.is_none() && append.repairs.is_empty();
+                batch.places.is_empty() && append.round.is_none() && append.repairs.is_empty();
             if *to == me && silent {
                 return None;
             }
@@ -65,7 +65,9 @@ pub(super) fn effect(effect: &Effect, me: NodeId) -> Option<String> {
 }
 
 fn entries(batch: &Batch) -> String {
-    let texts: Vec<_> = batch.frames.iter().map(|frame| entry(&frame.entry)).collect();
+    let frames = Frames::new(batch.bytes.clone());
+    let texts: Vec<_> = frames.map(|frame| entry(&frame.unwrap().entry)).collect();
+    assert_eq!(texts.len(), batch.places.len());
     if texts.is_empty() { String::new() } else { format!(" [{}]", texts.join(", ")) }
 }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use quorate_golden::{Args, Outcome, list, parse};
-use quorate_protocol::entry::{Answer, Entry, Frame, Mutation, TokenId};
+use quorate_protocol::entry::{Answer, Entry, Frames, Mutation, TokenId};
 use quorate_protocol::ids::{Epoch, Index, NodeId};
 use quorate_protocol::record::{Key, Record, Value};
 use quorate_protocol::rpc::replica::Round;
 use quorate_protocol::version::{Promise, Version};
 
 use crate::core::effect::Effect;
-use crate::core::event::{Batch, Records, Sequence, Unreadable};
+use crate::core::event::{Batch, Place, Records, Sequence, Unreadable};
 
 /// An append that the script has not answered yet.
 #[derive(Clone, Debug)]
@@ -99,7 +99,7 @@ impl World {
         if to == self.me {
             if batch.last().is_some() {
                 self.log.retain(|entry| entry.version.index <= append.prev.index);
-                self.log.extend(batch.frames.iter().map(|frame| frame.entry.clone()));
+                self.log.extend(Frames::new(batch.bytes).map(|frame| frame.unwrap().entry));
             }
             self.committed = append.committed;
         }
@@ -197,13 +197,12 @@ pub(super) fn batch(first: Version, last: Version) -> Batch {
 
 fn encode(entries: Vec<Entry>) -> Batch {
     let mut bytes = BytesMut::new();
-    let mut frames = Vec::new();
+    let mut places = Vec::new();
     for entry in entries {
-        let start = bytes.len();
+        places.push(Place { version: entry.version, start: bytes.len() });
         entry.encode(&mut bytes);
-        frames.push(Frame { entry, start, end: bytes.len() });
     }
-    Batch { bytes: bytes.freeze(), frames: Arc::from(frames) }
+    Batch { bytes: bytes.freeze(), places: Arc::from(places) }
 }
 
 /// `KEY=VALUE@VERSION`; `KEY=@VERSION` is a tombstone, `KEY=` nothing, `KEY=!` damaged.
