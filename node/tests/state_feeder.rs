@@ -15,7 +15,7 @@ use quorate_protocol::ids::History;
 use quorate_protocol::record::Record;
 use quorate_protocol::version::Version;
 
-use state_support::{Model, WINDOW, identity, key, open};
+use state_support::{Model, WINDOW, identity, key, layered_with, open, token};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -52,6 +52,54 @@ fn what_is_applied_is_read_at_once_and_durable_by_itself() {
         assert_eq!(state.durable_applied(), last);
         model.check(&state);
     }
+}
+
+#[test]
+fn many_entries_are_fed_also_where_each_overwrites_the_one_before() {
+    let never = Duration::from_secs(3_600);
+    let root = tempfile::tempdir().unwrap();
+    let engines: [Arc<dyn State>; 2] =
+        [Arc::new(MemoryState::new(History(0))), Arc::new(open(root.path()).unwrap())];
+    for engine in engines {
+        let limits = Limits { feed_after: never, feed_entries: 7, ..Limits::default() };
+        let state = LayeredState::new(Arc::clone(&engine), limits, WINDOW, |_| {}).unwrap();
+        let mut model = Model::default();
+        for fed in [7, 14] {
+            for _ in 0..6 {
+                state.apply(model.write(false, 1, Some(9)));
+                assert!(!state.step());
+            }
+            state.apply(model.write(false, 1, Some(9)));
+            assert!(state.step());
+            assert_eq!(engine.marks().applied.index.0, fed);
+            let known: Vec<_> = engine.tokens().unwrap().iter().map(|row| row.token).collect();
+            assert_eq!(known, (1..=fed).map(token).collect::<Vec<_>>());
+            assert_eq!(state.figures().overlay_records, 0);
+        }
+    }
+}
+
+#[test]
+fn the_requests_of_a_large_group_are_kept_and_forgotten_in_parts() {
+    let root = tempfile::tempdir().unwrap();
+    let engine: Arc<dyn State> = Arc::new(open(root.path()).unwrap());
+    let mut model = Model::default();
+    let (entries, window) = (100_000, 20_000);
+    let state = layered_with(Arc::clone(&engine), entries);
+    for _ in 0..entries {
+        state.apply(model.write(false, 1, Some(9)));
+    }
+    state.pump();
+    let known = |state: &dyn State| -> Vec<_> {
+        state.tokens().unwrap().iter().map(|row| row.version.index.0).collect()
+    };
+    assert_eq!(known(&*engine), (1..=entries).collect::<Vec<_>>());
+    state.set_dedup_window(window);
+    state.apply(model.write(false, 1, Some(9)));
+    state.pump();
+    let left = known(&*engine);
+    assert!((window..entries).contains(&(left.len() as u64)), "{}", left.len());
+    assert_eq!(left.last(), Some(&(entries + 1)));
 }
 
 #[test]

@@ -38,6 +38,18 @@ macro_rules! bytes_type {
             pub fn detached(&self) -> Self {
                 Self(Bytes::copy_from_slice(&self.0))
             }
+
+            /// Becomes what `other` is, and shares no memory with it: in the same memory where that
+            /// is as long and nobody else reads it.
+            pub fn copy_from(&mut self, other: &Self) {
+                self.0 = match std::mem::take(&mut self.0).try_into_mut() {
+                    Ok(mut mine) if mine.len() == other.len() => {
+                        mine.copy_from_slice(&other.0);
+                        mine.freeze()
+                    }
+                    _ => Bytes::copy_from_slice(&other.0),
+                };
+            }
         }
 
         impl From<Vec<u8>> for $name {
@@ -175,5 +187,24 @@ mod tests {
         let long = Key::from("k".repeat(70_000));
         assert_eq!(long.to_string(), format!("{}... (70000 bytes)", "k".repeat(64)));
         assert_eq!(format!("{:?}", Key::from("a\n")), "\"a\\n\"");
+    }
+
+    #[test]
+    fn who_reads_a_value_keeps_what_it_was() {
+        let (old, new) = (Value::from("old"), Value::from("new"));
+        let mut held = old.detached();
+        let memory = held.as_bytes().as_ptr();
+        held.copy_from(&new);
+        assert_eq!((&held, held.as_bytes().as_ptr()), (&new, memory));
+        let read = held.clone();
+        held.copy_from(&old);
+        assert_eq!((&held, &read), (&old, &new));
+        for other in ["", "o", "longer"].map(Value::from) {
+            held.copy_from(&other);
+            assert_eq!(held, other);
+        }
+        held.copy_from(&new);
+        assert_ne!(held.as_bytes().as_ptr(), new.as_bytes().as_ptr());
+        assert_eq!(old, Value::from("old"));
     }
 }

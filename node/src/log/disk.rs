@@ -16,8 +16,10 @@ use super::segment::{self, FileName, SegmentHeader};
 use super::shape::Shape;
 use super::{FAILED, Log, LogOp, MadeSpare, Meta, ReadError, Spare, book, group};
 
-/// How many files are kept to be overwritten; further segments that are dropped are removed.
-pub const SPARES_MAX: usize = 4;
+/// How many files are kept to be overwritten; further segments that are dropped are removed. A file
+/// that is made anew is written twice, and a busy log drops many at a time: all that was written
+/// between two syncs of the state.
+pub const SPARES_MAX: usize = 16;
 
 /// The shortest segment: a header and as much again.
 pub const SEGMENT_BYTES_MIN: u64 = 2 * segment::HEADER_BYTES as u64;

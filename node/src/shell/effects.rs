@@ -494,7 +494,8 @@ impl Shell {
             }
             Err(error) => {
                 self.failed = Some(format!(
-                    "a batch that was encoded here is damaged: {error}; this machine's memory may                      be faulty"
+                    "a batch that was encoded here is damaged ({error}): this machine's memory may \
+                     be faulty; test it, then start the node again"
                 ));
             }
         }

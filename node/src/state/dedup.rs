@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
+use std::hint::black_box;
 
 use quorate_protocol::entry::{Answer, TokenId};
 use quorate_protocol::ids::{ClientId, Index, RequestNumber};
@@ -23,6 +24,9 @@ const ROWS_RESERVED_MAX: usize = 1 << 21;
 
 /// Rows of one batch stand in the table before those they push out have left it.
 const ROWS_SLACK: usize = 1 << 14;
+
+/// How many places are fetched from memory at once.
+const FETCHED_AT_ONCE: usize = 64;
 
 /// Row numbers count up to here and begin anew: one bit less than a place has.
 const NUMBERS: u32 = 1 << 31;
@@ -109,6 +113,17 @@ impl DedupTable {
         Some((row.version, row.answer))
     }
 
+    /// The rows behind `after`, up to `through`, in version order.
+    pub(super) fn between(
+        &self,
+        after: Version,
+        through: Version,
+    ) -> impl Iterator<Item = TokenRow> + '_ {
+        let place = |version| self.rows.partition_point(|row| row.version <= version);
+        let (first, end) = (place(after), place(through));
+        self.rows.range(first.min(end)..end).map(Packed::row)
+    }
+
     /// Adds rows in version order. A request that is known keeps its first row: that is the
     /// answer it got.
     pub(super) fn extend(&mut self, rows: &[TokenRow]) {
@@ -117,14 +132,35 @@ impl DedupTable {
             self.rebuild_with(rows);
             return;
         }
-        for row in rows {
-            self.push(Packed::new(row));
+        for rows in rows.chunks(FETCHED_AT_ONCE) {
+            self.fetch(rows.iter().map(|row| pack(&row.token)));
+            for row in rows {
+                self.push(Packed::new(row));
+            }
         }
+    }
+
+    /// Looks at the places of some requests: the processor waits for memory once for all of them, and
+    /// not once for each when they are changed one after the other.
+    fn fetch(&self, tokens: impl Iterator<Item = ([u64; 2], u64)>) {
+        let homes = tokens.map(|token| self.home_of(self.hash_of(&token)));
+        black_box(homes.fold(0, |sum, home| sum ^ self.places[home].number));
     }
 
     /// Forgets rows at or below `floor`.
     pub(super) fn forget(&mut self, floor: Index) {
-        while let Some(row) = self.rows.front().filter(|row| row.version.index <= floor) {
+        while self.rows.front().is_some_and(|row| row.version.index <= floor) {
+            let old = self.rows.iter().take(FETCHED_AT_ONCE);
+            let old = old.take_while(|row| row.version.index <= floor);
+            let count = old.clone().count();
+            self.fetch(old.map(|row| (row.client, row.request)));
+            self.forget_oldest(count);
+        }
+    }
+
+    fn forget_oldest(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some(row) = self.rows.front() else { break };
             let place = self.place_of_number(self.first, self.hash_of(&(row.client, row.request)));
             self.empty(place);
             self.rows.pop_front();
@@ -269,6 +305,13 @@ mod tests {
                 table.forget(Index(floor));
                 model.retain(|at, _| *at > floor);
                 prop_assert_eq!(table.len(), model.len());
+                let (after, through) = (floor + window / 3, index.saturating_sub(window / 4));
+                let between: Vec<_> =
+                    table.between(Version::new(1, after), Version::new(1, through)).collect();
+                let expected = model.values().filter(|row| {
+                    (after + 1..=through).contains(&row.version.index.0)
+                });
+                prop_assert_eq!(between, expected.copied().collect::<Vec<_>>());
                 for known in model.values() {
                     prop_assert_eq!(table.find(&known.token), Some((known.version, known.answer)));
                 }

@@ -4,20 +4,20 @@
 //! sync that is due, else it waits. Jobs come first because somebody waits for them; each is
 //! bounded, so groups still get their turn.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use quorate_protocol::ids::{History, Index};
-use quorate_protocol::rpc::bulk::Page;
+use quorate_protocol::rpc::bulk::{Page, TokenRow};
 use quorate_protocol::version::Version;
 
 use super::cache::{Cache, digest_of};
+use super::changes::Changes;
 use super::jobs::Job;
 use super::layered::{Notice, Shared};
-use super::overlay::{Changes, Copying, Overlay};
+use super::overlay::{Copying, Overlay};
 use super::{Group, Snapshot, State, StateError, Swept};
 
 /// How many records one step of dropping tombstones looks at.
@@ -25,6 +25,9 @@ const SWEEP_RECORDS: usize = 4_096;
 
 /// How many changes the cache is told of under one hold of the lock: readers wait no longer.
 const CACHE_STEP: usize = 128;
+
+/// How many requests are looked up under one hold of the lock.
+const REQUESTS_STEP: usize = 4_096;
 
 /// How long the feeder waits when nothing at all is to be done.
 const IDLE: Duration = Duration::from_secs(60);
@@ -162,21 +165,23 @@ impl Shared {
             return Ok(());
         }
         // About as many will be there the next time: growing is a pause under the lock.
-        let (next, next_tokens) = (inner.open.len(), inner.open_tokens.len());
-        let changes = std::mem::replace(&mut inner.open, Changes::with_capacity(next));
-        let changes = Arc::new(changes);
-        let mut group = Group {
-            changes: BTreeMap::new(),
-            tokens: std::mem::replace(&mut inner.open_tokens, Vec::with_capacity(next_tokens)),
-            applied: inner.applied,
-            tokens_floor: inner.forgotten,
-        };
+        let next = Changes::with_capacity(inner.open.len());
+        let changes = Arc::new(std::mem::replace(&mut inner.open, next));
+        let (fed, applied, forgotten) = (inner.fed, inner.applied, inner.forgotten);
         let bytes = std::mem::take(&mut inner.open_bytes);
         inner.feeding_bytes = bytes;
         inner.feeding = Some(Arc::clone(&changes));
         let engine = Arc::clone(&inner.engine);
         drop(inner);
-        group.changes = changes.iter().map(|(key, it)| (key.clone(), it.clone())).collect();
+        let (tokens, now_forgotten) = self.requests(fed, applied);
+        // What is forgotten by now may be missing among the requests.
+        let missing = if now_forgotten > fed.index { now_forgotten } else { forgotten };
+        let group = Group {
+            changes: changes.iter().map(|(key, it)| (key.clone(), it.clone())).collect(),
+            tokens,
+            applied,
+            tokens_floor: forgotten.max(missing.min(applied.index)),
+        };
 
         let marks = engine.marks();
         // On failure the group stays where it can be read.
@@ -199,6 +204,7 @@ impl Shared {
         let was_full = inner.is_full(&self.limits);
         inner.feeding = None;
         inner.feeding_bytes = 0;
+        inner.fed = applied;
         inner.newest = inner.newest.max(engine.marks().newest);
         inner.unsynced_bytes += bytes;
         inner.unsynced_since.get_or_insert_with(Instant::now);
@@ -208,6 +214,23 @@ impl Shared {
             self.tell(Notice::Room);
         }
         Ok(())
+    }
+
+    /// The requests behind `after`, up to `through`, a step at a time; and up to where they are
+    /// forgotten by then.
+    fn requests(&self, after: Version, through: Version) -> (Vec<TokenRow>, Index) {
+        let count = through.index.0.saturating_sub(after.index.0);
+        let mut rows = Vec::with_capacity(usize::try_from(count).unwrap_or_default());
+        loop {
+            let last = rows.last().map_or(after, |row: &TokenRow| row.version);
+            let inner = self.lock();
+            let step = inner.dedup.between(last, through).take(REQUESTS_STEP);
+            let before = rows.len();
+            rows.extend(step);
+            if rows.len() == before {
+                return (rows, inner.forgotten);
+            }
+        }
     }
 
     /// Makes durable what was fed.

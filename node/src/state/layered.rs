@@ -23,7 +23,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use quorate_protocol::entry::{Answer, Entry, TokenId};
+use quorate_protocol::entry::{Answer, Entry, Mutation, TokenId};
 use quorate_protocol::ids::{History, Index};
 use quorate_protocol::rpc::bulk::TokenRow;
 use quorate_protocol::version::Version;
@@ -40,8 +40,9 @@ pub struct Limits {
     pub overlay_bytes_max: usize,
     /// A group is fed when it is this large,
     pub feed_bytes: usize,
-    /// or has this many requests in it, of which none cancels another out,
-    pub feed_requests: usize,
+    /// or this many entries are in it: overwrites cancel out, but what has not reached the engine is
+    /// in the log, and all of that is in memory at the next start,
+    pub feed_entries: u64,
     /// or when its first entry has waited this long. Later means that more overwrites cancel out:
     /// what is fed costs many times what applying it costs.
     pub feed_after: Duration,
@@ -72,7 +73,7 @@ impl Default for Limits {
         Self {
             overlay_bytes_max: 64 << 20,
             feed_bytes: 8 << 20,
-            feed_requests: 1 << 17,
+            feed_entries: 1 << 19,
             feed_after: Duration::from_secs(5),
             sync_bytes: 32 << 20,
             sync_after: Duration::from_secs(1),
@@ -174,19 +175,17 @@ impl LayeredState {
     /// When an entry does not follow the one before it.
     pub fn apply(&self, entries: &[Entry]) {
         let mut inner = self.lock();
-        let mut rows = Vec::new();
         let idle = inner.open_since.is_none();
         let applied = inner.applied;
-        for entry in entries.iter().skip_while(|entry| entry.version <= applied) {
-            inner.apply(entry);
-            rows.extend(entry.token.map(|token| TokenRow {
-                token: token.id(),
-                version: entry.version,
-                answer: entry.answer,
-            }));
-        }
+        let entries = &entries[entries.partition_point(|entry| entry.version <= applied)..];
+        inner.open.fetch(entries.iter().flat_map(|entry| &entry.mutations).map(Mutation::key));
+        entries.iter().for_each(|entry| inner.apply(entry));
+        let row = |entry: &Entry| {
+            let (version, answer) = (entry.version, entry.answer);
+            entry.token.map(|token| TokenRow { token: token.id(), version, answer })
+        };
+        let rows: Vec<_> = entries.iter().filter_map(row).collect();
         inner.dedup.extend(&rows);
-        inner.open_tokens.extend(rows);
         inner.forget();
         let ready = inner.is_large(&self.shared.limits);
         drop(inner);

@@ -57,6 +57,7 @@
 //! damage is told in the node's core. It knows no network and no log.
 
 mod cache;
+mod changes;
 mod dedup;
 mod digests;
 mod disk;

@@ -3,27 +3,23 @@
 //! This is what the lock of a [`LayeredState`](super::LayeredState) guards: nothing here waits
 //! for anything.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use quorate_protocol::entry::{Entry, Mutation};
 use quorate_protocol::ids::Index;
 use quorate_protocol::record::{Digest, Key, Record, Value};
-use quorate_protocol::rpc::bulk::TokenRow;
 use quorate_protocol::settings::Settings;
 use quorate_protocol::version::Version;
 
 use super::cache::Cache;
+use super::changes::Changes;
 use super::dedup::DedupTable;
 use super::jobs::Job;
 use super::layered::Limits;
 use super::page::still_forgotten;
 use super::{Change, State, StateError, record_bytes};
-
-/// Changes that are in memory only, of each key the last. In no order: that is made when they are
-/// fed, once for all the overwrites in between.
-pub(super) type Changes = HashMap<Key, Change>;
 
 /// What the lock guards. What is due when is told in `feeder.rs`.
 pub(super) struct Overlay {
@@ -33,8 +29,9 @@ pub(super) struct Overlay {
     /// Applied and not given to the engine.
     pub(super) open: Changes,
     pub(super) open_bytes: usize,
-    pub(super) open_tokens: Vec<TokenRow>,
     pub(super) open_since: Option<Instant>,
+    /// Up to where the engine has the requests. Those of the entries behind it are in `dedup`.
+    pub(super) fed: Version,
     /// What the engine is being given.
     pub(super) feeding: Option<Arc<Changes>>,
     pub(super) feeding_bytes: usize,
@@ -78,10 +75,10 @@ impl Overlay {
         let mut inner = Self {
             engine,
             cache: Cache::new(limits.cache_bytes_max, limits.digests_bytes_max),
-            open: Changes::new(),
+            open: Changes::with_capacity(0),
             open_bytes: 0,
-            open_tokens: Vec::new(),
             open_since: None,
+            fed: marks.applied,
             feeding: None,
             feeding_bytes: 0,
             unsynced_bytes: 0,
@@ -116,7 +113,8 @@ impl Overlay {
 
     /// Whether what waits for the engine is a group of the size that it is fed in.
     pub(super) fn is_large(&self, limits: &Limits) -> bool {
-        self.open_bytes >= limits.feed_bytes || self.open_tokens.len() >= limits.feed_requests
+        let entries = self.applied.index.0.saturating_sub(self.fed.index.0);
+        self.open_bytes >= limits.feed_bytes || entries >= limits.feed_entries
     }
 
     /// Whether the engine may hold newer records than those that are being applied.
@@ -126,7 +124,7 @@ impl Overlay {
 
     /// The last change of a key that is in memory.
     pub(super) fn find(&self, key: &Key) -> Option<&Change> {
-        self.open.get(key).or_else(|| self.feeding.as_ref()?.get(key))
+        self.open.find(key).or_else(|| self.feeding.as_ref()?.find(key))
     }
 
     /// Whether only the engine knows what a key holds, and may have to wait for its disk.
@@ -164,23 +162,35 @@ impl Overlay {
                 Mutation::Put { key, value, expires } => (key, Some(value), *expires),
                 Mutation::Delete { key } => (key, None, None),
             };
-            let value = value.map(Value::detached);
-            let record = Record { version, value, expires };
-            self.put(key, Change::Apply(record));
+            self.write(key, version, value, expires);
         }
         self.applied = version;
         self.open_since.get_or_insert_with(Instant::now);
+    }
+
+    /// What an entry puts there: copied out of the batch, over what the key held where that fits.
+    fn write(&mut self, key: &Key, version: Version, value: Option<&Value>, expires: Option<u64>) {
+        if let Some(Change::Apply(held)) = self.open.find_mut(key)
+            && let (Some(mine), Some(value)) = (&mut held.value, value)
+        {
+            self.open_bytes = self.open_bytes + value.len() - mine.len();
+            mine.copy_from(value);
+            (held.version, held.expires) = (version, expires);
+            return;
+        }
+        let record = Record { version, value: value.map(Value::detached), expires };
+        self.put(key, Change::Apply(record));
     }
 
     /// A change of a key, whose name is copied where it is new.
     pub(super) fn put(&mut self, key: &Key, change: Change) {
         let bytes = record_bytes(key, change.record());
         self.open_bytes += bytes;
-        if let Some(held) = self.open.get_mut(key) {
+        if let Some(held) = self.open.find_mut(key) {
             self.open_bytes -= record_bytes(key, held.record());
             *held = change;
         } else {
-            self.open.insert(key.detached(), change);
+            self.open.add(key.detached(), change);
         }
         self.open_since.get_or_insert_with(Instant::now);
     }
@@ -189,8 +199,7 @@ impl Overlay {
     /// changes in memory are not to be fed over it. Of the requests up to there it knows those that
     /// the source had not `forgotten`.
     pub(super) fn caught_up(&mut self, snapshot: Version, forgotten: Index) {
-        self.open
-            .retain(|_, change| change.record().is_some_and(|record| record.version > snapshot));
+        self.open.retain(|change| change.record().is_some_and(|record| record.version > snapshot));
         let bytes = self.open.iter().map(|(key, change)| record_bytes(key, change.record()));
         self.open_bytes = bytes.sum();
         let ours = (self.forgotten, self.applied);

@@ -49,6 +49,7 @@ mod packed;
 mod rows;
 mod tree;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -78,6 +79,10 @@ pub use self::check::{Finding, verify};
 pub(in crate::state) use self::home::FORMAT;
 pub use self::home::{Identity, may_open, set_aside};
 pub use self::look::{Contents, Look, look};
+
+/// How many dedup rows one row of the tree holds at the most: they are written, read and forgotten
+/// together.
+const SPAN_ROWS_MAX: usize = 1 << 16;
 
 /// A page may read this many times the bytes it may carry, when little is new.
 const PAGE_WORK_FACTOR: usize = 16;
@@ -114,8 +119,13 @@ impl Writer {
             self.spans.range(Span { last: index, first: Index(0) }..).next().copied()
         };
         let known = |row: &TokenRow| next(row).is_some_and(|span| span.first <= row.version.index);
-        let fresh: Vec<_> = rows.iter().filter(|row| !known(row)).copied().collect();
+        let fresh = if rows.iter().any(known) {
+            Cow::Owned(rows.iter().filter(|row| !known(row)).copied().collect())
+        } else {
+            Cow::Borrowed(rows)
+        };
         let runs = fresh.chunk_by(|one, other| next(one) == next(other));
+        let runs = runs.flat_map(|run| run.chunks(SPAN_ROWS_MAX));
         runs.filter_map(|run| batch.put_tokens(run)).collect()
     }
 }

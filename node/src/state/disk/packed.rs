@@ -1,7 +1,7 @@
 //! Dedup rows, packed.
 //!
-//! A group has a row for each of its requests, a hundred thousand of them under load, and each is
-//! written again by every compaction until it leaves the window. As they are, they take 24 bytes
+//! A group has a row for each of its requests, some hundred thousand under load, and each is written
+//! again by every compaction until it leaves the window. As they are, they take 24 bytes
 //! each; but few clients make many requests, each client counts its own, and entries follow one
 //! another. Told as differences that is five bytes.
 //!
