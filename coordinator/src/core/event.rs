@@ -186,6 +186,9 @@ pub trait Records {
     /// # Errors
     /// The record is damaged.
     fn get(&self, key: &Key) -> Result<Option<Record>, Unreadable>;
+    /// These are asked for next, by [`token`](Self::token): who waits for memory may wait once for all
+    /// of them.
+    fn expect_tokens(&self, _ids: impl Iterator<Item = TokenId>) {}
     /// What a request was told, if the dedup table has it.
     fn token(&self, id: TokenId) -> Option<(Version, Answer)>;
     /// The dedup table may lack requests among the entries at or below this; it has every one

@@ -148,6 +148,8 @@ impl Orderer {
                 self.add(&mut batch, &entry, Some((clear.key, false)), None);
             }
         }
+        let next = self.waiting.iter().take(BATCH_ENTRIES_MAX);
+        records.expect_tokens(next.map(|waiting| waiting.change.token.id()));
         while !batch.is_full() {
             let Some(waiting) = self.waiting.pop_front() else { break };
             self.waiting_bytes -= waiting.bytes();

@@ -64,6 +64,10 @@ impl Records for Here<'_> {
         })
     }
 
+    fn expect_tokens(&self, ids: impl Iterator<Item = TokenId>) {
+        self.state.fetch_tokens(ids);
+    }
+
     fn token(&self, id: TokenId) -> Option<(Version, Answer)> {
         self.state.token(&id)
     }

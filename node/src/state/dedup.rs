@@ -133,7 +133,7 @@ impl DedupTable {
             return;
         }
         for rows in rows.chunks(FETCHED_AT_ONCE) {
-            self.fetch(rows.iter().map(|row| pack(&row.token)));
+            self.fetch(rows.iter().map(|row| row.token));
             for row in rows {
                 self.push(Packed::new(row));
             }
@@ -142,7 +142,11 @@ impl DedupTable {
 
     /// Looks at the places of some requests: the processor waits for memory once for all of them, and
     /// not once for each when they are changed one after the other.
-    fn fetch(&self, tokens: impl Iterator<Item = ([u64; 2], u64)>) {
+    pub(super) fn fetch(&self, tokens: impl Iterator<Item = TokenId>) {
+        self.fetch_packed(tokens.map(|token| pack(&token)));
+    }
+
+    fn fetch_packed(&self, tokens: impl Iterator<Item = ([u64; 2], u64)>) {
         let homes = tokens.map(|token| self.home_of(self.hash_of(&token)));
         black_box(homes.fold(0, |sum, home| sum ^ self.places[home].number));
     }
@@ -153,7 +157,7 @@ impl DedupTable {
             let old = self.rows.iter().take(FETCHED_AT_ONCE);
             let old = old.take_while(|row| row.version.index <= floor);
             let count = old.clone().count();
-            self.fetch(old.map(|row| (row.client, row.request)));
+            self.fetch_packed(old.map(|row| (row.client, row.request)));
             self.forget_oldest(count);
         }
     }

@@ -200,6 +200,12 @@ impl LayeredState {
         self.lock().is_full(&self.shared.limits)
     }
 
+    /// These requests are asked for next, by [`token`](Self::token): the processor waits for memory
+    /// once for all of them.
+    pub fn fetch_tokens(&self, tokens: impl Iterator<Item = TokenId>) {
+        self.lock().dedup.fetch(tokens);
+    }
+
     /// What became of a request, if it is among the entries behind [`forgotten`](Self::forgotten).
     #[must_use]
     pub fn token(&self, token: &TokenId) -> Option<(Version, Answer)> {
