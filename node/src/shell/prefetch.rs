@@ -63,6 +63,7 @@ use quorate_protocol::rpc::replica::{Appended, Fetch, ReplicaResponse};
 use quorate_protocol::rpc::store::{
     ChangeReply, Command, Level, ReadReply, Refused, StoreRequest, StoreResponse,
 };
+use quorate_protocol::settings::Divergence;
 use quorate_protocol::time::{Millis, Moment};
 use quorate_protocol::transport::Responder;
 use quorate_protocol::version::{Promise, Version};
@@ -222,10 +223,15 @@ impl Shell {
 
     /// The core has a round answered: at once, or when what it asks for is in memory.
     pub(super) fn take_round(&mut self, round: LateRound) {
-        if let Some(digests) = self.state.digests(&round.keys, round.committed) {
+        let exact = self.tells_of_records();
+        if !exact && let Some(digests) = self.state.digests(&round.keys, round.committed) {
             return self.answer_round(round, Some(digests));
         }
-        let lacking = self.state.lacking_digests(&round.keys, round.committed);
+        let (lacking, wanted) = if exact {
+            (self.state.lacking(&round.keys), Wanted::Record)
+        } else {
+            (self.state.lacking_digests(&round.keys, round.committed), Wanted::Digest)
+        };
         if lacking.is_empty() {
             return self.answer_round(round, None);
         }
@@ -244,7 +250,13 @@ impl Shell {
             return self.answer_without_digests(round);
         }
         let keys = self.prefetch.rounds.hold(lacking, round);
-        self.prefetch.readers.take(keys, Wanted::Digest);
+        self.prefetch.readers.take(keys, wanted);
+    }
+
+    /// Whether digests in memory will not do, where the records themselves are not there: one that is
+    /// another key's looks like a difference, by which nothing must be deleted.
+    fn tells_of_records(&self) -> bool {
+        self.node.settings().divergence == Divergence::Delete
     }
 
     fn hold(&mut self, lacking: Vec<Key>, late: Late) {
@@ -320,7 +332,14 @@ impl Shell {
         if self.state.swept() > round.committed {
             return self.answer_without_digests(round);
         }
-        let digest = |key: &Key| self.state.digest(key, round.committed);
+        let exact = self.tells_of_records();
+        let digest = |key: &Key| {
+            if exact {
+                self.state.digest_of_record(key, round.committed)
+            } else {
+                self.state.digest(key, round.committed)
+            }
+        };
         let all = || round.keys.iter().map(digest).collect::<Result<Vec<_>, StateError>>();
         match known.map_or_else(all, Ok) {
             Ok(digests) => {

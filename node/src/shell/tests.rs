@@ -25,7 +25,7 @@ use quorate_protocol::rpc::replica::{
 use quorate_protocol::rpc::store::{
     Change, ChangeReply, Command, Level, Read, ReadReply, Role, StoreRequest, StoreResponse,
 };
-use quorate_protocol::settings::Settings;
+use quorate_protocol::settings::{Divergence, Settings};
 use quorate_protocol::transport::{
     KnownCluster, Link, Listener, Message, Named, Responder, Service, serve_channel,
 };
@@ -211,12 +211,12 @@ fn directory(address: &str) -> Directory {
 }
 
 /// A server that registers the one node, and agrees with it.
-async fn server(mut listener: Listener, node: String) {
+async fn server(mut listener: Listener, node: String, settings: Settings) {
     loop {
         let Ok(accepted) = listener.accept().await else { continue };
-        let node = node.clone();
+        let (node, settings) = (node.clone(), settings.clone());
         let answer = move |request, responder: Responder<RegistryResponse>| {
-            let (settings, nodes) = (Settings::default(), directory(&node));
+            let (settings, nodes) = (settings.clone(), directory(&node));
             responder.send(match request {
                 RegistryRequest::Register { .. } => RegistryResponse::Register(Ok(Registered {
                     cluster: CLUSTER,
@@ -242,16 +242,16 @@ async fn server(mut listener: Listener, node: String) {
 
 /// Runs a node whose engine holds [`HELD`] and waits where it is asked for a slow key, or given one.
 async fn with_node(test: impl AsyncFnOnce(&mut Node)) {
-    with_limits(Limits::default(), test).await;
+    with(Limits::default(), Settings::default(), test).await;
 }
 
-async fn with_limits(limits: Limits, test: impl AsyncFnOnce(&mut Node)) {
+async fn with(limits: Limits, settings: Settings, test: impl AsyncFnOnce(&mut Node)) {
     let at_server = Listener::bind("127.0.0.1:0", Service::OF_SERVER, KnownCluster::default());
     let at_server = at_server.await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let servers = vec![at_server.local_address().unwrap().to_string()];
-    let server = tokio::spawn(server(at_server, address.clone()));
+    let server = tokio::spawn(server(at_server, address.clone(), settings));
 
     let gate = Gate::shut();
     let (asking, asked) = mpsc::unbounded_channel();
@@ -433,22 +433,35 @@ async fn a_round_that_waits_for_the_disk_holds_up_no_entries() {
     .await;
 }
 
-#[tokio::test]
-async fn a_round_of_records_whose_digests_are_in_memory_asks_nobody() {
+/// Asks for the same records twice, with no room for records in memory: whether the second time the
+/// engine was asked again.
+async fn asks_again_for_digests(divergence: Divergence) -> bool {
     let limits = Limits { cache_bytes_max: 0, ..Limits::default() };
-    with_limits(limits, async |node| {
+    let settings = Settings { divergence, ..Settings::default() };
+    let mut asked_again = false;
+    with(limits, settings, async |node| {
         node.prepare(append(5, APPLIED, APPLIED).promise).await;
         node.gate.set(false);
         let of = |at: usize| Digest::of(&Key::from(HELD[at]), Some(&record(at)), APPLIED);
         let answer = node.append(round(1, &["slow-1", "slow-2"])).await.unwrap();
         assert_eq!(digests(&answer), Some(&[of(0), of(1)][..]));
         while node.asked.try_recv().is_ok() {}
-        node.gate.set(true);
         let answer = node.append(round(2, &["slow-2", "slow-1"])).await.unwrap();
         assert_eq!(digests(&answer), Some(&[of(1), of(0)][..]));
-        assert!(node.asked.try_recv().is_err(), "no record is in memory");
+        asked_again = node.asked.try_recv().is_ok();
     })
     .await;
+    asked_again
+}
+
+#[tokio::test]
+async fn a_round_of_records_whose_digests_are_in_memory_asks_nobody() {
+    assert!(!asks_again_for_digests(Divergence::Keep).await, "no record is in memory");
+}
+
+#[tokio::test]
+async fn where_a_difference_may_delete_a_round_is_answered_from_the_records() {
+    assert!(asks_again_for_digests(Divergence::Delete).await);
 }
 
 #[tokio::test]

@@ -171,8 +171,11 @@ impl LayeredState {
         known.map_or_else(|| self.digest_of_record(key, committed), Ok)
     }
 
-    /// The same, of the record itself.
-    fn digest_of_record(&self, key: &Key, committed: Version) -> Result<Digest, StateError> {
+    /// The same, of the record itself, and never from what is remembered of it.
+    ///
+    /// # Errors
+    /// As [`digest`](Self::digest).
+    pub fn digest_of_record(&self, key: &Key, committed: Version) -> Result<Digest, StateError> {
         match self.get(key) {
             Ok(record) => Ok(Digest::of(key, record.as_ref(), committed)),
             Err(StateError::Record { .. }) => Ok(DAMAGED),
