@@ -12,7 +12,8 @@
 //! ```
 //!
 //! * [`LayeredState`] is what a node uses. It keeps what was applied lately in memory
-//!   (`overlay.rs`), with the whole dedup table (`dedup.rs`): applying never waits for a disk.
+//!   (`overlay.rs`, over the table of `changes.rs`), with the whole dedup table (`dedup.rs`): applying
+//!   never waits for a disk.
 //!   Reading through all of it is in `read.rs`, what is asked of the feeder in `jobs.rs`. Records
 //!   that only the engine has are read into a cache (`cache.rs`) before the core asks for them; what
 //!   a read round needs of a member is in memory for many more (`digests.rs`).
