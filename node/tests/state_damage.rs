@@ -140,6 +140,27 @@ proptest! {
     }
 }
 
+#[test]
+fn a_table_of_far_too_many_sections_is_refused() {
+    let sample = sample(9);
+    let tables = files(sample.root.path()).into_iter().filter(|file| {
+        in_force(file) && file.parent().is_some_and(|parent| parent.ends_with("1/tables"))
+    });
+    let mut refused = 0;
+    for file in tables {
+        let copy = sample.copy();
+        let damaged = sample.within(&copy, &file);
+        let mut bytes = fs::read(&damaged).unwrap();
+        let contents = bytes.windows(4).rposition(|word| word == b"TOC!").unwrap();
+        // As many as would take more memory than there is.
+        bytes[contents + 7] ^= 0x80;
+        fs::write(&damaged, bytes).unwrap();
+        assert_eq!(outcome(copy.path(), &sample), Outcome::Refused);
+        refused += 1;
+    }
+    assert!(refused > 0);
+}
+
 /// What the files are whose damage must not pass unseen: those that are in force.
 fn in_force(file: &Path) -> bool {
     let name = file.file_name().unwrap().to_str().unwrap();

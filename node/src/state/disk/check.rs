@@ -17,7 +17,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
@@ -73,7 +73,8 @@ pub(super) fn every_table(database: &Path) -> Vec<Finding> {
 }
 
 /// The first thing that fjall must not be shown, if any. Reads the lists, and fjall's own small
-/// tables; the large ones are checked block by block as they are read.
+/// tables; of the large ones what says where things are, for they are checked block by block as they
+/// are read.
 pub(super) fn before_open(database: &Path) -> Option<Finding> {
     let mut findings = Vec::new();
     check_database(database, Depth::OwnTables, &mut findings);
@@ -115,7 +116,7 @@ fn check_keyspace(dir: &Path, thorough: bool, findings: &mut Vec<Finding>) -> Re
         let found = if thorough {
             file_checksum(&path).map(|found| found == table.checksum)
         } else {
-            fs::metadata(&path).map(|_| true)
+            has_sound_contents(&path)
         };
         match found {
             Ok(true) => {}
@@ -168,6 +169,30 @@ fn has_its_sections(list: &[u8]) -> bool {
         take(&mut from).map(u32::from_le_bytes)
     });
     sections.is_some_and(|sections| sections as usize <= list.len())
+}
+
+/// Whether what ends a table is as it was written: where its sections are. The reader takes memory for
+/// as many as it says there are before it compares the checksum, and a process that asks for too much
+/// ends at once.
+fn has_sound_contents(table: &Path) -> io::Result<bool> {
+    const TRAILER_BYTES: u64 = 38;
+    const CONTENTS_BYTES_MAX: u64 = 1 << 16;
+    let mut file = File::open(table)?;
+    let Some(end) = file.metadata()?.len().checked_sub(TRAILER_BYTES) else { return Ok(false) };
+    let mut trailer = Vec::new();
+    file.seek(SeekFrom::Start(end))?;
+    file.read_to_end(&mut trailer)?;
+    // A magic word, a version and a kind, the checksum, where the contents begin and how long they are.
+    let mut rest = trailer.get(6..).unwrap_or_default();
+    let fields = (|| Some((take_u128(&mut rest)?, take_u64(&mut rest)?)))();
+    let Some((checksum, at)) = fields.filter(|(_, at)| (end - at.min(&end)) < CONTENTS_BYTES_MAX)
+    else {
+        return Ok(false);
+    };
+    let mut contents = Vec::new();
+    file.seek(SeekFrom::Start(at))?;
+    file.take(end.saturating_sub(at)).read_to_end(&mut contents)?;
+    Ok(xxh3_128(&contents) == checksum)
 }
 
 fn parse_tables(rest: &mut &[u8]) -> Option<Vec<Listed>> {
