@@ -83,6 +83,11 @@ impl Cache {
         self.digests.find(key).filter(|digest| digest.version <= committed)
     }
 
+    /// These digests are asked for next.
+    pub(super) fn fetch_digests<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+        self.digests.fetch(keys);
+    }
+
     /// A read of the engine begins.
     pub(super) fn begin(&mut self, key: &Key) -> Reading {
         let reading = self.number();

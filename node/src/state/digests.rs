@@ -16,6 +16,7 @@
 //! At the bound one makes place for another, in turn.
 
 use std::hash::{BuildHasher, RandomState};
+use std::hint::black_box;
 
 use quorate_protocol::record::{Digest, Key};
 use quorate_protocol::version::Version;
@@ -33,6 +34,9 @@ const BLOCK_BYTES: usize = BLOCK_SLOTS * size_of::<Slot>();
 
 /// Of a version's 64 bits here, so many are the index's. A version that needs more is not kept.
 const INDEX_BITS: u32 = 46;
+
+/// How many keys are looked for together.
+const FETCHED_AT_ONCE: usize = 32;
 
 /// One record's.
 #[derive(Clone, Copy, Debug, Default)]
@@ -82,6 +86,29 @@ impl Digests {
     /// What is held for a key.
     pub(super) fn find(&self, key: &Key) -> Option<Digest> {
         self.find_hash(self.hash(key))
+    }
+
+    /// Looks at everything that is looked at to [`find`](Self::find) these keys: the processor waits for
+    /// memory once for many of them, and not three times for each.
+    pub(super) fn fetch<'a>(&self, mut keys: impl Iterator<Item = &'a Key>) {
+        loop {
+            let mut places = [None; FETCHED_AT_ONCE];
+            let mut count = 0;
+            for (place, key) in places.iter_mut().zip(&mut keys) {
+                let (at, within) = self.place(self.hash(key));
+                let segment = &self.segments[at];
+                let home = segment.home(within);
+                *place = (home < segment.slots()).then_some((segment, home));
+                count += 1;
+            }
+            if count == 0 {
+                return;
+            }
+            let places = places.iter().flatten();
+            let blocks = places.clone().map(|(segment, home)| &segment.blocks[home / BLOCK_SLOTS]);
+            black_box(blocks.fold(0, |sum, block| sum ^ block.as_ptr().addr()));
+            black_box(places.fold(0, |sum, (segment, home)| sum ^ segment.get(*home).hash));
+        }
     }
 
     /// Holds this for a key, if it says anything about that key alone.

@@ -90,6 +90,7 @@ impl LayeredState {
     #[must_use]
     pub fn digests(&self, keys: &[Key], committed: Version) -> Option<Vec<Digest>> {
         let inner = self.lock();
+        inner.cache.fetch_digests(keys.iter());
         keys.iter().map(|key| inner.find_digest(key, committed)).collect()
     }
 
