@@ -186,6 +186,11 @@ pub trait Records {
     /// # Errors
     /// The record is damaged.
     fn get(&self, key: &Key) -> Result<Option<Record>, Unreadable>;
+    /// Whether what is at `key` is being read from a disk, so that [`get`](Self::get) would wait for
+    /// it. Once it is here, [`Event::Drained`] follows.
+    fn is_coming(&self, _key: &Key) -> bool {
+        false
+    }
     /// These are asked for next, by [`token`](Self::token): who waits for memory may wait once for all
     /// of them.
     fn expect_tokens(&self, _ids: impl Iterator<Item = TokenId>) {}

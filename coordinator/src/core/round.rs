@@ -2,8 +2,9 @@
 //!
 //! A round begins after the reads in it arrived. Its `committed` is everything committed by then;
 //! our own state applies that far before our own records are fixed, and every member that answers
-//! has applied that far too. A key is confirmed once `w(n)` members, this one included, answered
-//! alike. An answer to another round or epoch never reaches a round: `Rounds::answer` drops it.
+//! has applied that far too. A record of ours that waits for a disk is fixed when it is here: it is
+//! then as a member's late answer is. A key is confirmed once `w(n)` members, this one included,
+//! answered alike. An answer to another round or epoch never reaches a round: `Rounds::answer` drops it.
 //!
 //! A round that has answered its readers is remembered a little: the member that answers last may
 //! be the odd one, and the fast ones would otherwise hide it for ever.
@@ -32,7 +33,8 @@ pub const READS_WAITING_MAX: usize = 1 << 16;
 /// How many bytes of keys one round asks for, the last key aside; the rest waits for the next. Far
 /// below a frame, whatever the keys' size.
 pub const ROUND_KEY_BYTES_MAX: usize = 4 << 20;
-/// How many rounds may be unanswered; reads that come meanwhile share the next.
+/// How many rounds may be unanswered; reads that come meanwhile share the next. A round that waits for
+/// nothing but our own disk does not count: a slow one must hold up only what is read from it.
 pub const ROUNDS_IN_FLIGHT_MAX: usize = 4;
 /// How many rounds are remembered after their readers were answered; the oldest goes first.
 pub const ROUNDS_LATE_MAX: usize = 16;
@@ -51,11 +53,27 @@ struct Waiting {
 struct Asked {
     key: Key,
     readers: Vec<Waiting>,
-    /// What our own state holds, once it is fixed.
-    mine: Option<(Digest, Option<Record>)>,
+    mine: Mine,
     /// A majority confirmed our own record.
     agreed: bool,
     done: bool,
+}
+
+/// What our own state holds at a key.
+#[derive(Clone, Debug)]
+enum Mine {
+    /// Not fixed yet: our state has not applied far enough, or the record is being read.
+    Awaited,
+    /// It cannot be read, and confirms nothing: the majority's is taken (`odd_one_here`).
+    Damaged,
+    Is(Digest, Option<Record>),
+}
+
+impl Mine {
+    fn digest(&self) -> Option<Digest> {
+        let Self::Is(digest, _) = self else { return None };
+        Some(*digest)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -63,6 +81,7 @@ struct Running {
     number: u64,
     committed: Version,
     asked: Vec<Asked>,
+    /// Nothing of ours is awaited any more.
     fixed: bool,
     answers: BTreeMap<NodeId, Vec<Digest>>,
     /// Whose answers came since the round was last judged.
@@ -140,7 +159,11 @@ impl Rounds {
         streams: &mut Streams,
         effects: &mut Vec<Effect>,
     ) {
-        while self.running.len() < ROUNDS_IN_FLIGHT_MAX && self.is_due(bench.now) {
+        let quorum = bench.members.write_quorum();
+        let unanswered = self.running.iter().filter(|round| round.waits_for_members(quorum));
+        let mut unanswered = unanswered.count();
+        while unanswered < ROUNDS_IN_FLIGHT_MAX && self.is_due(bench.now) {
+            unanswered += 1;
             self.next_number += 1;
             let mut keys: BTreeMap<Key, Vec<Waiting>> = BTreeMap::new();
             let mut key_bytes = 0;
@@ -159,7 +182,7 @@ impl Rounds {
                 .map(|(key, readers)| Asked {
                     key,
                     readers,
-                    mine: None,
+                    mine: Mine::Awaited,
                     agreed: false,
                     done: false,
                 })
@@ -207,10 +230,8 @@ impl Rounds {
         }
         for round in &mut self.running {
             round.fix(bench, records, effects);
-            if round.fixed {
-                let ours = round.judge(bench, records, streams, orderer, effects);
-                self.fetching.extend(ours);
-            }
+            let ours = round.judge(bench, records, streams, orderer, effects);
+            self.fetching.extend(ours);
         }
         self.retire(bench.members);
     }
@@ -238,8 +259,9 @@ impl Rounds {
     ) {
         self.expire(bench.now, effects);
         self.late.retain(|round| bench.now < round.begun + bench.patience);
+        let quorum = bench.members.write_quorum();
         for round in &mut self.running {
-            if bench.now >= round.asked_at + ASK_AGAIN {
+            if bench.now >= round.asked_at + ASK_AGAIN && round.waits_for_members(quorum) {
                 round.asked_at = bench.now;
                 round.ask(bench, streams, effects);
             }
@@ -304,21 +326,37 @@ impl Running {
         }
     }
 
-    /// Fixes our own records, once our state has applied the round's committed version.
+    /// Whether it needs more than our own records.
+    fn waits_for_members(&self, quorum: usize) -> bool {
+        let undecided = |asked: &Asked| !asked.done && !matches!(asked.mine, Mine::Awaited);
+        self.answers.len() + 1 < quorum || self.asked.iter().any(undecided)
+    }
+
+    /// Fixes our own records, once our state has applied the round's committed version, but for
+    /// those that are still being read.
     fn fix(&mut self, bench: &Bench<'_>, records: &impl Records, effects: &mut Vec<Effect>) {
         if self.fixed || records.applied() < self.committed {
             return;
         }
         self.fixed = true;
         for asked in &mut self.asked {
-            match records.get(&asked.key) {
+            if asked.done || !matches!(asked.mine, Mine::Awaited) {
+                continue;
+            }
+            if records.is_coming(&asked.key) {
+                self.fixed = false;
+                continue;
+            }
+            asked.mine = match records.get(&asked.key) {
                 Ok(record) => {
                     let digest = Digest::of(&asked.key, record.as_ref(), self.committed);
-                    asked.mine = Some((digest, record));
+                    Mine::Is(digest, record)
                 }
-                // A damaged record confirms nothing: the majority's is taken (`odd_one_here`).
-                Err(_) => effects.push(Effect::Damaged(asked.key.clone())),
-            }
+                Err(_) => {
+                    effects.push(Effect::Damaged(asked.key.clone()));
+                    Mine::Damaged
+                }
+            };
         }
         debug_assert!(bench.members.contains(bench.me));
     }
@@ -338,7 +376,7 @@ impl Running {
         let impatient = bench.now >= self.begun + bench.patience;
         let everyone = self.answers.len() + 1 >= bench.members.len();
         for at in 0..self.asked.len() {
-            if self.asked[at].done {
+            if self.asked[at].done || matches!(self.asked[at].mine, Mine::Awaited) {
                 continue;
             }
             let confirmed = self.confirmations(at) >= quorum;
@@ -349,7 +387,7 @@ impl Running {
                 let applied = records.applied();
                 let asked = &mut self.asked[at];
                 (asked.agreed, asked.done) = (true, true);
-                let record = asked.mine.as_ref().and_then(|(_, record)| record.clone());
+                let Mine::Is(_, record) = &asked.mine else { continue };
                 for reader in asked.readers.drain(..) {
                     let reply = found(record.as_ref(), applied, bench.me);
                     effects.push(Effect::Read { ticket: reader.ticket, reply });
@@ -365,11 +403,11 @@ impl Running {
 
     /// How many members, this one included, confirm our record of a key.
     fn confirmations(&self, at: usize) -> usize {
-        let Some((mine, _)) = &self.asked[at].mine else { return 0 };
+        let Some(mine) = self.asked[at].mine.digest() else { return 0 };
         let confirms = |theirs: &Digest| {
             // A record above the round's committed version was committed after the round began:
             // whoever has it has applied more, not something else (design §5 †).
-            theirs == mine || theirs.version > self.committed || mine.version > self.committed
+            *theirs == mine || theirs.version > self.committed || mine.version > self.committed
         };
         1 + self.answers.values().filter(|digests| confirms(&digests[at])).count()
     }
@@ -413,7 +451,7 @@ impl Running {
         streams: &mut Streams,
         effects: &mut Vec<Effect>,
     ) {
-        let Asked { key, mine: Some((mine, _)), .. } = &self.asked[at] else { return };
+        let Asked { key, mine: Mine::Is(mine, _), .. } = &self.asked[at] else { return };
         let found = self.answers[&node][at];
         if found == *mine || found.version.max(mine.version) > self.committed {
             return;
@@ -430,8 +468,10 @@ impl Running {
 
     /// Keeps only what late answers are compared with.
     fn forget_records(&mut self) {
-        for (_, record) in self.asked.iter_mut().filter_map(|asked| asked.mine.as_mut()) {
-            *record = None;
+        for asked in &mut self.asked {
+            if let Mine::Is(_, record) = &mut asked.mine {
+                *record = None;
+            }
         }
     }
 
@@ -452,7 +492,7 @@ impl Running {
             // Said at once rather than waiting: the client's retry finds the repaired record.
             effects.push(refuse(reader.ticket, Refused::Damaged));
         }
-        let mine = asked.mine.as_ref().map_or(Digest::DAMAGED, |(mine, _)| *mine);
+        let mine = asked.mine.digest().unwrap_or(Digest::DAMAGED);
         (asked.key.clone(), (mine, self.committed))
     }
 
@@ -467,7 +507,7 @@ impl Running {
         let mut holders: Vec<_> =
             self.answers.iter().map(|(node, digests)| (*node, digests[at])).collect();
         let asked = &mut self.asked[at];
-        if let Some((mine, _)) = asked.mine {
+        if let Some(mine) = asked.mine.digest() {
             holders.push((bench.me, mine));
             if everyone && bench.divergence == Divergence::Delete {
                 orderer.clear(Clear { key: asked.key.clone(), found: mine });

@@ -20,6 +20,7 @@
 //! applied [VERSION]               our own state, up to what it was told is committed
 //! promised e2/n2                  our own replica promised somebody
 //! record KEY=VALUE@VERSION…       what our own state holds; KEY=! is damaged, KEY= is nothing
+//! coming KEY…, here KEY…          what our own state must read from its disk; it has done so
 //! write TICKET KEY VALUE [token=c1.1] [born=0] [for=MS] [times=]  the value is the text so many times over
 //! delete TICKET KEY [token=] [born=] [for=]
 //! read TICKET KEY [for=] [times=]     the key is the text so many times over
@@ -367,6 +368,15 @@ impl Runner {
             }
             "record" => {
                 self.world.records.extend(world::parse_records(args)?);
+                String::new()
+            }
+            "coming" | "here" => {
+                while let Some(key) = args.word().map(Key::from) {
+                    match name {
+                        "coming" => self.world.coming.insert(key),
+                        _ => self.world.coming.remove(&key),
+                    };
+                }
                 String::new()
             }
             "write" | "delete" => self.change(name, args)?,

@@ -23,7 +23,7 @@ use quorate_protocol::view::{Directory, Registration};
 
 use super::inbox::{Inbox, Input};
 use super::pipe::Pipe;
-use super::prefetch::{LateRepair, LateRound};
+use super::prefetch::{LateRepair, LateRound, Prefetch};
 use super::{Shell, Work, bounds};
 use crate::core::effect::{Effect, Reply};
 use crate::core::event::{Caller, Event};
@@ -51,6 +51,7 @@ pub(super) enum Waiting {
 /// What our own coordinator may read of this node.
 struct Here<'a> {
     state: &'a LayeredState,
+    prefetch: &'a Prefetch,
     shape: &'a Shape,
     promised: Promise,
     has_room: bool,
@@ -62,6 +63,10 @@ impl Records for Here<'_> {
             tracing::error!(%key, %error, "a record cannot be read");
             Unreadable
         })
+    }
+
+    fn is_coming(&self, key: &Key) -> bool {
+        self.prefetch.is_coming(key)
     }
 
     fn expect_tokens(&self, ids: impl Iterator<Item = TokenId>) {
@@ -354,6 +359,7 @@ impl Shell {
         let log_has_room = self.log_bytes <= self.node.settings().log_bytes_max;
         let here = Here {
             state: &self.state,
+            prefetch: &self.prefetch,
             shape: self.node.replica().shape(),
             promised: self.node.replica().promised(),
             has_room: log_has_room && !self.state.is_full(),

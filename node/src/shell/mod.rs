@@ -21,6 +21,7 @@
 //! * `serve`: connections in, requests of clients.
 //! * `effects`, `bounds`: carrying out what the cores ask, and how much at once.
 //! * `prefetch`: what waits for the state's disk, so that the cores do not.
+//! * `readers`: who reads from it.
 //! * `trace`: spans and events for who traces the node.
 //! * `upkeep`, `retention`: shortening the log, dropping tombstones, verifying the disk.
 //!
@@ -39,6 +40,7 @@ mod logger;
 pub(crate) mod open;
 mod pipe;
 mod prefetch;
+mod readers;
 mod registry;
 mod serve;
 mod tail;

@@ -3,23 +3,10 @@
 //! A record that only the state's engine has may take long to read. So before anything is handed
 //! to a core, or asked of the state on the core's thread, its keys are looked for in memory. Where
 //! one is missing the request waits here, a reader thread brings the record into memory, and the
-//! request is handed on as if it had just come. Whatever is in memory passes at once: of a round the
-//! digests, which stay there longer than the records they are of (`state/digests.rs`).
-//!
-//! # Why several threads
-//!
-//! One would read one record at a time, and a disk that could do many at once would stand idle; and
-//! one read that takes long would hold up all the others. The runtime's blocking threads are there
-//! anyway (scrubs and pages of copies use them) and end when nobody needs them. A reader takes the
-//! next key of one queue until that is empty. One begins, and where the disk turns out to be slow, more
-//! join it at the next tick: so slow keys hold up no other for longer than that.
-//!
-//! # Why keys go to and fro in bundles
-//!
-//! Mostly the system has the record in its memory, and waking a thread takes longer than reading. So
-//! keys are handed over when the core has worked off all that was ready, and told of when the
-//! queue is empty, or every [`TELL_AFTER`]; at the next tick, where a slow key came next. What
-//! becomes ready together shares a round, too.
+//! request is handed on as if it had just come. A client's read in a round waits in the core instead:
+//! the members are asked while our own record is read ([`Prefetch::is_coming`] says how long). Who
+//! reads is told in `readers.rs`. Whatever is in memory passes at once: of a round the digests, which
+//! stay there longer than the records they are of (`state/digests.rs`).
 //!
 //! # What may overtake what
 //!
@@ -52,9 +39,8 @@
 //! a record that the system has had in its hands a moment ago. So it is with a damaged record,
 //! which is never kept in memory.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::time::Instant;
 
 use quorate_protocol::ids::History;
 use quorate_protocol::record::{Digest, Key, Record};
@@ -69,20 +55,13 @@ use quorate_protocol::transport::Responder;
 use quorate_protocol::version::{Promise, Version};
 
 use super::Shell;
-use super::inbox::{Inbox, Input};
+use super::inbox::Inbox;
+use super::readers::Readers;
 use super::serve::Client;
 use crate::core::effect::Reply;
 use crate::core::event::Caller;
 use crate::state::{LayeredState, StateError, Wanted};
 
-/// How many threads read at once; more keys wait.
-const READERS_MAX: usize = 8;
-/// How many of them begin. Mostly the system has what is read in its memory, and waking more threads
-/// takes longer than the reading; the others come where keys still wait at the next tick.
-const READERS_FIRST: usize = 1;
-/// A reader that goes on reading tells of what it has read after this time, and after so many keys.
-const TELL_AFTER: Duration = Duration::from_micros(200);
-const TELL_KEYS_MAX: usize = 64;
 /// How many requests may wait for the disk, and as many keys. Past that clients are told that the
 /// node is busy, a coordinator that fetches is told to come again, and a repair is left to the next
 /// round.
@@ -93,8 +72,6 @@ const ROUNDS_MAX: usize = 8;
 /// How many keys of rounds may wait to be read, those included whose round was answered without
 /// them; past that a round is answered without its digests at once.
 const ROUND_KEYS_MAX: usize = 16_384;
-/// How long the end of a node waits for what is being read.
-const READERS_END_WAIT: Duration = Duration::from_secs(5);
 /// How long a round waits at the most, before it is answered without its digests: a coordinator
 /// that still wants them has asked again by then, and one that waits for no answer goes on.
 const ROUND_WAIT: Millis = Millis(150);
@@ -109,6 +86,8 @@ pub(super) struct Prefetch {
 /// Something that reads the state.
 enum Late {
     Store(StoreRequest, Client),
+    /// A client's read, which the core has already, and until when somebody waits for it.
+    Read(Instant),
     Fetch(Fetch, Responder<ReplicaResponse>),
     Repair(LateRepair),
 }
@@ -154,8 +133,13 @@ impl LateRound {
 
 impl Prefetch {
     pub(super) fn new(state: LayeredState, inbox: Inbox) -> Self {
-        let readers = Readers { taken: Vec::new(), desk: Arc::default(), state, inbox };
+        let readers = Readers::new(state, inbox);
         Self { requests: Line::default(), rounds: Line::default(), readers }
+    }
+
+    /// Whether a record is being read for some request.
+    pub(super) fn is_coming(&self, key: &Key) -> bool {
+        self.requests.wants(key)
     }
 
     /// Whether no more requests may wait.
@@ -190,7 +174,13 @@ impl Shell {
                 _ => StoreResponse::Change(ChangeReply::Refused(Refused::Busy)),
             });
         }
-        self.hold(lacking, Late::Store(request, client));
+        match &request {
+            StoreRequest::Read { read } if read.level != Level::Weak => {
+                self.hold(lacking, Late::Read(client.deadline()));
+                self.serve_store(request, client);
+            }
+            _ => self.hold(lacking, Late::Store(request, client)),
+        }
     }
 
     /// Whether the request is not for another node.
@@ -278,6 +268,8 @@ impl Shell {
         for late in self.prefetch.requests.read(key) {
             match late {
                 Late::Store(request, client) => self.serve_store(request, client),
+                // The round looks for its record when all that is ready is worked off.
+                Late::Read(_) => {}
                 Late::Fetch(fetch, responder) => {
                     responder.send(ReplicaResponse::Fetch(self.fetch(&fetch)));
                 }
@@ -291,8 +283,7 @@ impl Shell {
 
     /// Time has passed: more readers come where keys still wait, and rounds that waited too long go.
     pub(super) fn tick_prefetch(&mut self) {
-        self.prefetch.readers.start(READERS_MAX);
-        let read = self.prefetch.readers.desk.untold();
+        let read = self.prefetch.readers.tick();
         self.were_read(&read);
         let now = self.now();
         for round in self.prefetch.rounds.release(|round| now >= round.since + ROUND_WAIT) {
@@ -305,6 +296,7 @@ impl Shell {
         let instant = tokio::time::Instant::now().into_std();
         drop(self.prefetch.requests.release(|late| match late {
             Late::Store(_, client) => client.deadline() <= instant,
+            Late::Read(deadline) => *deadline <= instant,
             Late::Fetch(_, responder) => responder.deadline() <= instant,
             Late::Repair(_) => false,
         }));
@@ -397,6 +389,11 @@ impl<T> Line<T> {
         self.wanted.len()
     }
 
+    /// Whether a key is being read.
+    fn wants(&self, key: &Key) -> bool {
+        !self.wanted.is_empty() && self.wanted.contains_key(key)
+    }
+
     /// Takes something in line. Gives back the keys that nothing waited for before.
     fn hold(&mut self, keys: Vec<Key>, what: T) -> Vec<Key> {
         let number = self.next;
@@ -438,123 +435,6 @@ impl<T> Line<T> {
     }
 }
 
-/// The threads that wait for the disk.
-struct Readers {
-    /// For the desk, as soon as the core has nothing else to do.
-    taken: Vec<(Key, Wanted)>,
-    desk: Arc<Desk>,
-    state: LayeredState,
-    inbox: Inbox,
-}
-
-/// Where readers get their keys.
-#[derive(Default)]
-struct Desk {
-    queue: Mutex<Queue>,
-    ended: Condvar,
-}
-
-/// Bounded as the keys of the two lines are.
-#[derive(Default)]
-struct Queue {
-    keys: VecDeque<(Key, Wanted)>,
-    /// What was read, and not told of. At most [`TELL_KEYS_MAX`].
-    read: Vec<Key>,
-    /// How many threads take keys; each goes on until there is none left.
-    readers: usize,
-    /// How many threads have not let go of the state yet.
-    alive: usize,
-}
-
-impl Desk {
-    /// Nothing under this lock panics.
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A reader has read a key, and takes the next; with none it ends. Gives back what is to be told
-    /// of by now: all that was read, where the reader has been at it `long` enough.
-    fn turn(&self, was_read: Option<Key>, long: bool) -> (Option<(Key, Wanted)>, Vec<Key>) {
-        let mut queue = self.lock();
-        queue.read.extend(was_read);
-        let key = queue.keys.pop_front();
-        if key.is_none() {
-            queue.readers -= 1;
-        }
-        let due = long || key.is_none() || queue.read.len() >= TELL_KEYS_MAX;
-        let told = if due { std::mem::take(&mut queue.read) } else { Vec::new() };
-        (key, told)
-    }
-
-    /// What was read and not told of: the reader may be at a slow key by now.
-    fn untold(&self) -> Vec<Key> {
-        std::mem::take(&mut self.lock().read)
-    }
-
-    fn leave(&self) {
-        self.lock().alive -= 1;
-        self.ended.notify_all();
-    }
-}
-
-impl Readers {
-    fn take(&mut self, keys: Vec<Key>, wanted: Wanted) {
-        self.taken.extend(keys.into_iter().map(|key| (key, wanted)));
-    }
-
-    /// Has read what was taken.
-    fn read(&mut self) {
-        if !self.taken.is_empty() {
-            self.desk.lock().keys.extend(self.taken.drain(..));
-            self.start(READERS_FIRST);
-        }
-    }
-
-    /// Starts readers for the keys that wait, until there are so many.
-    fn start(&self, readers_max: usize) {
-        let mut queue = self.desk.lock();
-        let more = readers_max.saturating_sub(queue.readers).min(queue.keys.len());
-        queue.readers += more;
-        queue.alive += more;
-        drop(queue);
-        for _ in 0..more {
-            let desk = Arc::clone(&self.desk);
-            let (state, inbox) = (self.state.clone(), self.inbox.clone());
-            tokio::task::spawn_blocking(move || {
-                read_all(&desk, &state, &inbox);
-                drop(state);
-                desk.leave();
-            });
-        }
-    }
-}
-
-/// Reads keys until there are none left, and tells of them.
-fn read_all(desk: &Desk, state: &LayeredState, inbox: &Inbox) {
-    let (mut was_read, mut since) = (None, Instant::now());
-    loop {
-        let long = since.elapsed() >= TELL_AFTER;
-        let (next, told) = desk.turn(was_read.take(), long);
-        if !told.is_empty() {
-            inbox.put(Input::Read(told));
-            since = Instant::now();
-        }
-        let Some((key, wanted)) = next else { break };
-        state.prefetch(&key, wanted);
-        was_read = Some(key);
-    }
-}
-
-impl Drop for Readers {
-    /// The node ends, and may open its state anew right away: nobody must have it open then.
-    fn drop(&mut self) {
-        let mut queue = self.desk.lock();
-        queue.keys.clear();
-        let alive = |queue: &mut Queue| queue.alive > 0;
-        drop(self.desk.ended.wait_timeout_while(queue, READERS_END_WAIT, alive));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -575,33 +455,6 @@ mod tests {
         assert_eq!(line.read(&key(1)), ["both"]);
         assert_eq!(line.read(&key(3)), ["later"]);
         assert!(line.held.is_empty() && line.wanted.is_empty());
-    }
-
-    #[test]
-    fn what_is_read_is_told_of_together_and_no_slow_key_holds_it_up() {
-        let desk = Desk::default();
-        let next = |n| Some((key(n), Wanted::Record));
-        desk.lock().readers = 1;
-        desk.lock().keys.extend((0..5).map(|n| (key(n), Wanted::Record)));
-        assert_eq!(desk.turn(None, false), (next(0), vec![]));
-        assert_eq!(desk.turn(Some(key(0)), false), (next(1), vec![]));
-        assert_eq!(desk.turn(Some(key(1)), true), (next(2), vec![key(0), key(1)]), "in time");
-        assert_eq!(desk.turn(Some(key(2)), false), (next(3), vec![]));
-        assert_eq!(desk.untold(), [key(2)], "the tick has it, whatever the next key takes");
-        assert_eq!(desk.turn(Some(key(3)), false), (next(4), vec![]));
-        assert_eq!(desk.turn(Some(key(4)), false), (None, vec![key(3), key(4)]), "the last");
-        assert_eq!(desk.lock().readers, 0);
-        assert_eq!(desk.untold(), []);
-
-        desk.lock().readers = 1;
-        let keys = (0..=TELL_KEYS_MAX as u32).map(|n| (key(n), Wanted::Record));
-        desk.lock().keys.extend(keys);
-        let (mut was_read, mut told) = (None, Vec::new());
-        while told.is_empty() {
-            let (next, read) = desk.turn(was_read, false);
-            (was_read, told) = (next.map(|(key, _)| key), read);
-        }
-        assert_eq!((told.len(), was_read.is_some()), (TELL_KEYS_MAX, true), "bounded");
     }
 
     #[test]

@@ -126,6 +126,7 @@ impl Process {
             let reply = ReadReply::Refused(refused);
             return self.out.push(Out::Answer(call, Response::Read(reply)));
         }
+        self.asked.push(read.key.clone());
         let ticket = self.client(call);
         self.coordinate(Coordination::Read { ticket, read, deadline });
     }

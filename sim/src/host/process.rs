@@ -139,6 +139,10 @@ pub(crate) struct Process {
     pub(super) dirty: bool,
     /// Up to where the state is on disk, told to the core or not.
     pub(crate) synced: Version,
+    /// Keys that clients asked for since all was drained.
+    pub(super) asked: Vec<Key>,
+    /// Records that are being read from the disk, and until when.
+    coming: BTreeMap<Key, Moment>,
     pub(super) out: Vec<Out>,
     stopping: Option<Stop>,
     pub(super) failed: bool,
@@ -147,6 +151,7 @@ pub(crate) struct Process {
 /// What the coordinator may read of this node.
 struct Here<'a> {
     state: &'a State,
+    coming: &'a BTreeMap<Key, Moment>,
     replica: &'a Replica,
     has_room: bool,
 }
@@ -154,6 +159,10 @@ struct Here<'a> {
 impl Records for Here<'_> {
     fn get(&self, key: &Key) -> Result<Option<Record>, Unreadable> {
         self.state.get(key).map(Option::<&Record>::cloned).map_err(|_| Unreadable)
+    }
+
+    fn is_coming(&self, key: &Key) -> bool {
+        self.coming.contains_key(key)
     }
 
     fn token(&self, id: TokenId) -> Option<(Version, Answer)> {
@@ -227,6 +236,8 @@ impl Process {
             samples: VecDeque::from([(now, Version::ZERO)]),
             dirty: false,
             synced: Version::ZERO,
+            asked: Vec::new(),
+            coming: BTreeMap::new(),
             out: Vec::new(),
             stopping: None,
             failed: false,
@@ -278,6 +289,7 @@ impl Process {
         chance: &mut Seeded,
     ) -> Vec<Out> {
         self.work_off(now, checks);
+        self.read_from_disk(now, chance);
         // A burst may be handed over in parts: batches then leave in the middle of it.
         if chance.percent(95) || !self.has_quiet_tail() {
             self.coordinate(Coordination::Drained);
@@ -290,6 +302,16 @@ impl Process {
             oldest.remove();
         }
         std::mem::take(&mut self.out)
+    }
+
+    /// Some of what is asked for has to be read from the disk.
+    fn read_from_disk(&mut self, now: Moment, chance: &mut Seeded) {
+        self.coming.retain(|_, until| now < *until);
+        for key in std::mem::take(&mut self.asked) {
+            if chance.percent(15) {
+                self.coming.entry(key).or_insert(now + Millis(chance.between(1, 150)));
+            }
+        }
     }
 
     /// Whether nothing waits for a batch to leave.
@@ -321,7 +343,8 @@ impl Process {
         let has_room = self.log.bytes() <= self.node.settings().log_bytes_max;
         let has_room = has_room && self.state_has_room();
         let Some(coordinator) = &mut self.coordinator else { return };
-        let here = Here { state: &self.state, replica: self.node.replica(), has_room };
+        let (state, replica, coming) = (&self.state, self.node.replica(), &self.coming);
+        let here = Here { state, coming, replica, has_room };
         let mut effects = Vec::new();
         let quiet = matches!(event, Coordination::Drained | Coordination::Tick);
         let said = checks.story.is_told().then(|| format!("{event:?}"));

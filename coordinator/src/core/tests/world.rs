@@ -1,6 +1,6 @@
 //! What surrounds the coordinator in a script: its own log and state, and appends unanswered.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -34,6 +34,8 @@ pub(super) struct World {
     pub(super) promised: Promise,
     /// The state; the inner `None` is nothing, the outer one a damaged record.
     pub(super) records: BTreeMap<Key, Option<Option<Record>>>,
+    /// Records that are being read.
+    pub(super) coming: BTreeSet<Key>,
     tokens: BTreeMap<TokenId, (Version, Answer)>,
     pub(super) forgotten: Index,
     pub(super) room: bool,
@@ -50,6 +52,7 @@ impl World {
             applied: Version::ZERO,
             promised: Promise::default(),
             records: BTreeMap::new(),
+            coming: BTreeSet::new(),
             tokens: BTreeMap::new(),
             forgotten: Index(0),
             room: true,
@@ -150,6 +153,10 @@ impl World {
 impl Records for World {
     fn get(&self, key: &Key) -> Result<Option<Record>, Unreadable> {
         self.records.get(key).cloned().unwrap_or(Some(None)).ok_or(Unreadable)
+    }
+
+    fn is_coming(&self, key: &Key) -> bool {
+        self.coming.contains(key)
     }
 
     fn token(&self, id: TokenId) -> Option<(Version, Answer)> {
