@@ -73,7 +73,8 @@ pub(crate) fn node() -> tempfile::TempDir {
     let state = open_state(dir);
     let changes: BTreeMap<_, _> =
         (1..=APPLIED).map(record).map(|(key, record)| (key, Change::Apply(record))).collect();
-    let group = Group { changes, applied: version(APPLIED), ..Group::default() };
+    let group =
+        Group { changes: changes.iter().collect(), applied: version(APPLIED), ..Group::default() };
     state.apply(&group).unwrap();
     state.sync().unwrap();
     log.write(&[LogOp::DurableApplied(version(APPLIED))]).unwrap();

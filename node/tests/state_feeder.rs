@@ -116,7 +116,8 @@ fn a_smaller_memtable_comes_to_more_tables_also_in_a_second_state() {
             let value = vec![b'x'; 2 * usize::try_from(MEMTABLE_BYTES_MIN).unwrap()];
             let applied = Version::new(1, index);
             let record = Record { version: applied, value: Some(value.into()), expires: None };
-            let changes = [(key(1), Change::Apply(record))].into();
+            let (key, change) = (key(1), Change::Apply(record));
+            let changes = vec![(&key, &change)];
             engine.apply(&Group { changes, applied, ..Group::default() }).unwrap();
             let deadline = Instant::now() + DEADLINE;
             while newest_table(&database) < begun + index {

@@ -4,6 +4,7 @@
 //! record in it is exchanged for another of the same version, checksum and all: what no checksum
 //! can tell, only the other nodes.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use quorate_client::{Client, Error, Refused, Version};
@@ -21,13 +22,15 @@ fn exchange(dir: &Path, changes: &[(&str, Option<&str>)]) {
     let store = line.split(' ').nth(1).unwrap().parse().unwrap();
     let identity = Identity { store, cluster: ClusterId::default(), history: History(0) };
     let state = DiskState::open(dir, &identity).unwrap();
-    let mut group = Group { applied: state.marks().applied, ..Group::default() };
-    for (key, value) in changes {
+    let other = |(key, value): &(&str, Option<&str>)| {
         let key = Key::from(*key);
         let held = state.get(&key).unwrap().expect("it was on disk when the node stopped");
         let other = value.map(|value| Record { value: Some(value.into()), ..held });
-        group.changes.insert(key, Change::Repair(other));
-    }
+        (key, Change::Repair(other))
+    };
+    let changes: BTreeMap<_, _> = changes.iter().map(other).collect();
+    let applied = state.marks().applied;
+    let group = Group { changes: changes.iter().collect(), applied, ..Group::default() };
     state.apply(&group).unwrap();
     state.sync().unwrap();
 }

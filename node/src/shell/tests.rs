@@ -301,7 +301,9 @@ fn held() -> MemoryState {
     let state = MemoryState::new(History(0));
     let changes: BTreeMap<_, _> =
         (0..HELD.len()).map(|at| (Key::from(HELD[at]), Changed::Apply(record(at)))).collect();
-    state.apply(&Group { changes, applied: APPLIED, ..Group::default() }).unwrap();
+    state
+        .apply(&Group { changes: changes.iter().collect(), applied: APPLIED, ..Group::default() })
+        .unwrap();
     state
 }
 

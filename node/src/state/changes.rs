@@ -73,6 +73,29 @@ impl Changes {
         self.into_iter()
     }
 
+    /// All of them, in the order of their keys.
+    pub(super) fn in_key_order(&self) -> Vec<(&Key, &Change)> {
+        let first = self.changes.first().map_or(&[][..], |(key, _)| key.as_bytes());
+        let alike = |key: &Key, most: usize| {
+            first[..most].iter().zip(key.as_bytes()).take_while(|(one, other)| one == other).count()
+        };
+        let common = self.changes.iter().fold(first.len(), |most, (key, _)| alike(key, most));
+        // What comes first behind what all have in common nearly always tells: keys are elsewhere in
+        // memory, each a wait.
+        let part = |key: &Key| {
+            let mut part = [0; 8];
+            for (byte, of_key) in part.iter_mut().zip(&key.as_bytes()[common..]) {
+                *byte = *of_key;
+            }
+            u64::from_be_bytes(part)
+        };
+        let mut sorted: Vec<_> = self.iter().map(|it| (part(it.0), it)).collect();
+        sorted.sort_unstable_by(|(part, (key, _)), (other_part, (other, _))| {
+            part.cmp(other_part).then_with(|| key.cmp(other))
+        });
+        sorted.into_iter().map(|(_, it)| it).collect()
+    }
+
     /// The change of a key.
     pub(super) fn find(&self, key: &Key) -> Option<&Change> {
         let place = self.places[self.place_of(key, self.hash_of(key))];
@@ -190,12 +213,15 @@ mod tests {
         #[test]
         fn the_changes_are_a_map(
             room in 0usize..40,
+            beginning in 0usize..3,
             steps in prop::collection::vec((0u8..60, 0u64..90), 0..200),
         ) {
             let mut changes = Changes::with_capacity(room);
             let mut model: BTreeMap<Key, Change> = BTreeMap::new();
             for (key, version) in steps {
-                let key = Key::from(vec![key; usize::from(key % 3)]);
+                let key = Key::from(if beginning == 0 { vec![key; usize::from(key % 3)] } else {
+                    [vec![b'k'; beginning], vec![key % 3; usize::from(key % 12)]].concat()
+                });
                 changes.fetch(model.keys());
                 if version == 0 {
                     let keep = |change: &Change| change.record().unwrap().version.index.0.is_multiple_of(2);
@@ -211,6 +237,7 @@ mod tests {
                 let all: BTreeMap<_, _> = changes.iter().collect();
                 prop_assert_eq!((all.len(), changes.len()), (model.len(), model.len()));
                 prop_assert_eq!(all, model.iter().collect());
+                prop_assert_eq!(changes.in_key_order(), model.iter().collect::<Vec<_>>());
                 for (key, change) in &model {
                     prop_assert_eq!(changes.find(key), Some(change));
                 }

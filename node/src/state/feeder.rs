@@ -177,7 +177,7 @@ impl Shared {
         // What is forgotten by now may be missing among the requests.
         let missing = if now_forgotten > fed.index { now_forgotten } else { forgotten };
         let group = Group {
-            changes: changes.iter().map(|(key, it)| (key.clone(), it.clone())).collect(),
+            changes: changes.in_key_order(),
             tokens,
             applied,
             tokens_floor: forgotten.max(missing.min(applied.index)),
@@ -188,7 +188,7 @@ impl Shared {
         self.noted(engine.apply(&group))?;
         // Behind an unfinished copy the engine may have kept a newer record.
         let replaying = marks.applied < marks.newest;
-        let changes = group.changes.iter().map(|(key, change)| {
+        let changes = group.changes.iter().map(|&(key, change)| {
             let record = change.record();
             (key, record, if replaying { None } else { digest_of(key, record) })
         });

@@ -115,9 +115,9 @@ impl State for MemoryState {
         Ok(records.map(|(key, record)| (key.clone(), record.clone())).collect())
     }
 
-    fn apply(&self, group: &Group) -> Result<(), StateError> {
+    fn apply(&self, group: &Group<'_>) -> Result<(), StateError> {
         let mut held = self.write();
-        for (key, change) in &group.changes {
+        for &(key, change) in &group.changes {
             match change {
                 Change::Apply(record) => held.put_newer(key, record),
                 Change::Repair(Some(record)) => held.put(key, record),

@@ -71,7 +71,6 @@ mod overlay;
 mod page;
 mod read;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_protocol::ids::{History, Index};
@@ -134,7 +133,7 @@ pub trait State: Send + Sync {
     ///
     /// # Errors
     /// When the engine cannot write; nothing of the group is there then.
-    fn apply(&self, group: &Group) -> Result<(), StateError>;
+    fn apply(&self, group: &Group<'_>) -> Result<(), StateError>;
 
     /// Takes in part of a copy. A record only ever replaces an older one; `applied` stays.
     ///
@@ -230,9 +229,9 @@ pub trait Snapshot: Send + Sync {
 
 /// Changes that become visible together.
 #[derive(Clone, Debug, Default)]
-pub struct Group {
-    /// The last change of each key; what was overwritten within the group is gone.
-    pub changes: BTreeMap<Key, Change>,
+pub struct Group<'a> {
+    /// The last change of each key, in key order; what was overwritten within the group is gone.
+    pub changes: Vec<(&'a Key, &'a Change)>,
     /// The requests among the entries, in version order.
     pub tokens: Vec<TokenRow>,
     /// The last entry of the group.

@@ -48,9 +48,9 @@ impl State for Slow {
         self.engine.scan(after, max)
     }
 
-    fn apply(&self, group: &Group) -> Result<(), StateError> {
+    fn apply(&self, group: &Group<'_>) -> Result<(), StateError> {
         if let Some(before) = &self.before {
-            group.changes.keys().try_for_each(|key| before(key))?;
+            group.changes.iter().try_for_each(|(key, _)| before(key))?;
         }
         self.engine.apply(group)
     }

@@ -14,7 +14,9 @@ use crate::state::{Marks, OpenError};
 /// A record's row.
 #[must_use]
 pub fn encode_record(key: &Key, record: &Record) -> Vec<u8> {
-    rows::encode_record(key, record)
+    let mut row = Vec::new();
+    rows::encode_record_into(key, record, &mut row);
+    row
 }
 
 /// What a record's row says.

@@ -18,7 +18,7 @@ use quorate_protocol::record::Key;
 use super::check::{self, Finding};
 use super::home::{self, Identity};
 use super::tree::Tree;
-use super::{DiskState, Marks, OpenError, StateError};
+use super::{DiskState, MEMTABLE_BYTES_DEFAULT, Marks, OpenError, StateError};
 
 /// The folder of a keyspace that holds its tables.
 const TABLES: &str = "tables";
@@ -72,7 +72,7 @@ pub fn look(root: &Path, identity: &Identity, scratch: &Path) -> Result<Look, Op
 }
 
 fn contents(dir: &Path, history: History) -> Result<Contents, StateError> {
-    let (tree, marks, _) = DiskState::load(Tree::open(dir)?)?;
+    let (tree, marks, _) = DiskState::load(Tree::open(dir, MEMTABLE_BYTES_DEFAULT)?)?;
     let view = tree.view();
     let (mut records, mut damaged) = (0, Vec::new());
     view.records(None, |_, found| {

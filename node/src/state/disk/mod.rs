@@ -19,6 +19,13 @@
 //! * Everything, records, dedup rows and marks, stands in *one* tree. A memtable is cut between
 //!   batches, never inside one (fjall holds the journal's lock across a batch), so the tables
 //!   hold a prefix of the batches, and `applied` is always the one that belongs to the records.
+//! * A batch as large as a memtable does not go through one, nor through the journal: it is written
+//!   as tables of its own, in the order of its names (fjall's ingestion). They are synced before the
+//!   list names them, all of them by one new list, so such a batch is there wholly or not at all, and
+//!   durable when it is there. What the memtable held is written before, under the same lock: the
+//!   tables are still a prefix. The rows in it have one sequence number, which stands in the list;
+//!   what is written later gets higher ones, also after a start, because fjall then looks for the
+//!   highest in the tables, and that counts it in.
 //!
 //! Batches are therefore written without any persist mode: what a `kill -9` takes is what the log
 //! still has. A damaged journal is harmless, whatever is in it.
@@ -35,7 +42,8 @@
 //!
 //! # When fjall fails
 //!
-//! A failed flush or compaction poisons the database, and later writes are refused. fjall would
+//! A failed flush or compaction poisons the database, and later writes are refused; one that wrote
+//! tables of its own does not, and is remembered here (`broken`, tree.rs). fjall would
 //! wait for ever where a flush is expected of a worker that died; the waits here look at the
 //! poison instead and end. fjall and its tree panic on some damage; `contained` (tree.rs) turns
 //! that into an error, and is the only place that does.
@@ -113,7 +121,7 @@ struct Writer {
 impl Writer {
     /// Adds rows in version order, but not those that are there: a copy brings rows that were
     /// applied before, and a replay those that a copy brought.
-    fn put_tokens(&self, batch: &mut Batch, rows: &[TokenRow]) -> Vec<Span> {
+    fn put_tokens(&self, batch: &mut Batch<'_>, rows: &[TokenRow]) -> Vec<Span> {
         let next = |row: &TokenRow| {
             let index = row.version.index;
             self.spans.range(Span { last: index, first: Index(0) }..).next().copied()
@@ -162,7 +170,7 @@ impl DiskState {
         }
         let io = |error| OpenError::Io { dir: home.dir().to_owned(), error };
         home.clear_leftovers(head.generation).map_err(io)?;
-        let opened = Tree::open(&dir).and_then(Self::load);
+        let opened = Tree::open(&dir, memtable_bytes).and_then(Self::load);
         let (tree, marks, spans) = opened.map_err(|error| match error {
             StateError::Io { why } => io(std::io::Error::other(why)),
             other => damaged(other.to_string()),
@@ -201,7 +209,7 @@ impl DiskState {
     }
 
     /// Commits a batch with the marks that belong to it.
-    fn commit(&self, mut batch: Batch, marks: Marks) -> Result<(), StateError> {
+    fn commit(&self, mut batch: Batch<'_>, marks: Marks) -> Result<(), StateError> {
         batch.put_marks(&marks);
         self.tree.commit(batch)?;
         self.set_marks(marks);
@@ -227,13 +235,13 @@ impl State for DiskState {
         Ok(records)
     }
 
-    fn apply(&self, group: &Group) -> Result<(), StateError> {
+    fn apply(&self, group: &Group<'_>) -> Result<(), StateError> {
         let mut writer = self.writer();
         let mut marks = self.marks();
         // Only behind an unfinished copy can a record be newer than an entry (design §4).
         let replaying = marks.applied < marks.newest;
-        let mut batch = self.tree.batch();
-        for (key, change) in &group.changes {
+        let mut batch = Batch::default();
+        for &(key, change) in &group.changes {
             match change {
                 Change::Apply(record) => {
                     if !replaying || self.tree.holds_older(key, record.version)? {
@@ -262,7 +270,7 @@ impl State for DiskState {
     fn merge(&self, records: &[(Key, Record)], tokens: &[TokenRow]) -> Result<(), StateError> {
         let mut writer = self.writer();
         let mut marks = self.marks();
-        let mut batch = self.tree.batch();
+        let mut batch = Batch::default();
         for (key, record) in records {
             if self.tree.holds_older(key, record.version)? {
                 marks.newest = marks.newest.max(record.version);
@@ -280,7 +288,7 @@ impl State for DiskState {
     fn complete(&self, snapshot: Version, whole: bool, forgotten: Index) -> Result<(), StateError> {
         let _writer = self.writer();
         let marks = completed(self.marks(), snapshot, whole, forgotten);
-        self.commit(self.tree.batch(), marks)
+        self.commit(Batch::default(), marks)
     }
 
     fn marks(&self) -> Marks {
@@ -311,12 +319,11 @@ impl State for DiskState {
     ) -> Result<Swept, StateError> {
         let _writer = self.writer();
         let mut marks = self.marks();
-        let (mut batch, mut swept, mut seen) = (self.tree.batch(), Swept::default(), 0);
+        let (mut swept, mut seen) = (Swept::default(), 0);
         self.tree.view().records(after, |row, found| {
             seen += 1;
             match found {
                 Ok((key, record)) if may_go(&record, horizon) => {
-                    batch.remove(&key);
                     marks.swept = marks.swept.max(record.version);
                     swept.dropped.push(key);
                 }
@@ -329,6 +336,8 @@ impl State for DiskState {
             Ok(!full)
         })?;
         if !swept.dropped.is_empty() {
+            let mut batch = Batch::default();
+            swept.dropped.iter().for_each(|key| batch.remove(key));
             self.commit(batch, marks)?;
         }
         Ok(swept)

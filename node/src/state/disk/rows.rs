@@ -75,9 +75,15 @@ impl Span {
 /// The name of a record's row.
 pub(super) fn record_name(key: &Key) -> Vec<u8> {
     let mut name = Vec::with_capacity(1 + key.len());
+    record_name_into(key, &mut name);
+    name
+}
+
+/// The same, in place of what `name` holds.
+pub(super) fn record_name_into(key: &Key, name: &mut Vec<u8>) {
+    name.clear();
     name.push(RECORDS);
     name.extend_from_slice(key.as_bytes());
-    name
 }
 
 /// The key of a record's row.
@@ -85,12 +91,12 @@ pub(super) fn key_of(name: &[u8]) -> Option<Key> {
     Some(Key::from(name.strip_prefix(&[RECORDS])?.to_vec()))
 }
 
-/// A record as bytes.
-pub(super) fn encode_record(key: &Key, record: &Record) -> Vec<u8> {
+/// A record as bytes, in place of what `row` holds.
+pub(super) fn encode_record_into(key: &Key, record: &Record, row: &mut Vec<u8>) {
     let value = record.value.as_ref().map(Value::as_bytes).unwrap_or_default();
-    let mut row = Vec::with_capacity(40 + value.len());
+    row.clear();
     row.extend_from_slice(&record.checksum(key).to_le_bytes());
-    put_version(&mut row, record.version);
+    put_version(row, record.version);
     let flags = if record.value.is_some() { HAS_VALUE } else { 0 }
         | if record.expires.is_some() { HAS_EXPIRY } else { 0 };
     row.push(flags);
@@ -98,7 +104,6 @@ pub(super) fn encode_record(key: &Key, record: &Record) -> Vec<u8> {
         row.extend_from_slice(&expires.to_le_bytes());
     }
     row.extend_from_slice(value);
-    row
 }
 
 /// A record from its bytes; `None` when they are not what was written for this key.
@@ -197,7 +202,8 @@ mod tests {
             let key = Key::from(key);
             let record =
                 Record { version: Version::new(3, 9), value: value.map(Value::from), expires };
-            let mut row = encode_record(&key, &record);
+            let mut row = vec![7];
+            encode_record_into(&key, &record, &mut row);
             prop_assert_eq!(decode_record(&key, &row), Some(record));
             prop_assert_eq!(decode_record(&Key::from("other key, not of this record"), &row), None);
             let at = at.index(row.len());

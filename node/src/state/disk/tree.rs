@@ -1,18 +1,19 @@
 //! fjall, as far as the state uses it: one tree of rows, batches, flushes, and its failures.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use quorate_protocol::ids::Index;
-use quorate_protocol::record::{Key, Record};
+use quorate_protocol::record::{Key, Record, Value};
 use quorate_protocol::rpc::bulk::TokenRow;
 use quorate_protocol::version::Version;
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, open};
@@ -54,6 +55,9 @@ const FLUSH_WAIT: Duration = Duration::from_secs(120);
 /// About what a worker needs to write a memtable to a table, twice.
 const ROOM_BYTES: u64 = 2 * MEMTABLE_BYTES_DEFAULT;
 
+/// About what a row takes beside its key and value.
+const ROW_OVERHEAD_BYTES: usize = 40;
+
 /// How often a wait looks. fjall has nothing to wait *on* that also tells of a failure.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
@@ -63,6 +67,11 @@ pub(super) struct Tree {
     db: Database,
     keyspace: Keyspace,
     dir: Arc<Path>,
+    /// A batch of this size or more is written as tables of its own.
+    bulk_bytes: u64,
+    /// Such tables could not be written. fjall tells nobody of it, and might go on with what was
+    /// left half done.
+    broken: Arc<AtomicBool>,
 }
 
 impl Tree {
@@ -70,18 +79,18 @@ impl Tree {
     /// written to a table when it is larger than `memtable_bytes`.
     pub(super) fn create(dir: &Path, memtable_bytes: u64) -> Result<Self, StateError> {
         let tree = Self::open_any(dir, memtable_bytes)?;
-        let mut batch = tree.batch();
+        let mut batch = Batch::default();
         batch.put_marks(&Marks::default());
         tree.commit(batch)?;
         tree.flush()?;
         Ok(tree)
     }
 
-    /// Opens the tree in `dir`, as of the tables: journals are emptied first.
-    pub(super) fn open(dir: &Path) -> Result<Self, StateError> {
+    /// Opens the tree in `dir`, as of the tables: journals are emptied first. fjall keeps the size
+    /// of a memtable from when the tree was made; only what is written past them goes by this one.
+    pub(super) fn open(dir: &Path, memtable_bytes: u64) -> Result<Self, StateError> {
         empty_journals(dir)?;
-        // fjall keeps a keyspace's options from when it was made.
-        Self::open_any(dir, MEMTABLE_BYTES_DEFAULT)
+        Self::open_any(dir, memtable_bytes)
     }
 
     fn open_any(dir: &Path, memtable_bytes: u64) -> Result<Self, StateError> {
@@ -99,7 +108,8 @@ impl Tree {
             })?;
             // fjall syncs this one before it makes its keyspaces in it.
             dirs::sync(&dir.join(KEYSPACES))?;
-            Ok(Self { db, keyspace, dir: dir.into() })
+            let broken = Arc::default();
+            Ok(Self { db, keyspace, dir: dir.into(), bulk_bytes: memtable_bytes, broken })
         })
     }
 
@@ -128,15 +138,52 @@ impl Tree {
         View { snapshot: self.db.snapshot(), tree: self.clone() }
     }
 
-    /// An empty batch.
-    pub(super) fn batch(&self) -> Batch {
-        Batch { batch: self.db.batch().durability(None), keyspace: self.keyspace.clone() }
+    /// Makes a batch visible, wholly or not at all.
+    pub(super) fn commit(&self, batch: Batch<'_>) -> Result<(), StateError> {
+        self.write(batch).map_err(|error| self.explain(error))
     }
 
-    /// Makes a batch visible, wholly or not at all.
-    pub(super) fn commit(&self, batch: Batch) -> Result<(), StateError> {
-        let done = self.make_way().and_then(|()| contained("writing", || batch.batch.commit()));
-        done.map_err(|error| self.explain(error))
+    fn write(&self, batch: Batch<'_>) -> Result<(), StateError> {
+        self.make_way()?;
+        if batch.bytes < self.bulk_bytes {
+            return self.write_rows(batch);
+        }
+        let done = self.write_tables(batch);
+        if done.is_err() {
+            self.broken.store(true, Ordering::Release);
+        }
+        done
+    }
+
+    /// Through journal and memtable.
+    fn write_rows(&self, batch: Batch<'_>) -> Result<(), StateError> {
+        contained("writing", || {
+            let mut rows = self.db.batch().durability(None);
+            batch.for_each(|name, row| {
+                match row {
+                    Some(row) => rows.insert(&self.keyspace, name, row),
+                    None => rows.remove(&self.keyspace, name),
+                }
+                Ok(())
+            })?;
+            rows.commit()
+        })
+    }
+
+    /// As tables of their own, durable on return. fjall writes what the memtable holds to tables
+    /// before it takes them in, so that tables still hold a prefix of the batches.
+    fn write_tables(&self, batch: Batch<'_>) -> Result<(), StateError> {
+        contained("writing tables", || {
+            // fjall would seal and write it just as well, but only the worker that is asked here
+            // drops journals. Nobody waits for that one: it may be compacting.
+            self.keyspace.rotate_memtable()?;
+            let mut tables = self.keyspace.start_ingestion()?;
+            batch.for_each(|name, row| match row {
+                Some(row) => tables.write(name, row),
+                None => tables.write_tombstone(name),
+            })?;
+            tables.finish()
+        })
     }
 
     /// Everything committed is in synced tables on return. The caller keeps writers out.
@@ -202,8 +249,11 @@ impl Tree {
         }
     }
 
-    /// Whether a worker failed. The call syncs nothing.
+    /// Whether anything failed. The call syncs nothing.
     fn check_poison(&self) -> Result<(), StateError> {
+        if self.broken.load(Ordering::Acquire) {
+            return Err(StateError::Halted { why: "tables could not be written".to_owned() });
+        }
         contained("asked for its health", || self.db.persist(PersistMode::Buffer))
     }
 }
@@ -234,45 +284,79 @@ fn empty_journals(dir: &Path) -> io::Result<()> {
     fs::File::create_new(kept)?.sync_all()
 }
 
-/// Several changes that are made at once.
-pub(super) struct Batch {
-    batch: OwnedWriteBatch,
-    keyspace: Keyspace,
+/// Several changes that are made at once. Their records are not copied before they are written.
+#[derive(Default)]
+pub(super) struct Batch<'a> {
+    /// `None` goes. Of two of a key, the later counts.
+    records: Vec<(&'a Key, Option<&'a Record>)>,
+    /// All other rows, by name.
+    others: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// About how much there is to write.
+    bytes: u64,
 }
 
-impl Batch {
+impl<'a> Batch<'a> {
     /// Puts a record.
-    pub(super) fn put(&mut self, key: &Key, record: &Record) -> Result<(), StateError> {
+    pub(super) fn put(&mut self, key: &'a Key, record: &'a Record) -> Result<(), StateError> {
         if key.len() > KEY_BYTES_MAX {
             return Err(StateError::Halted {
                 why: format!("a key of {} bytes; {KEY_BYTES_MAX} is the most", key.len()),
             });
         }
-        let row = rows::encode_record(key, record);
-        self.batch.insert(&self.keyspace, rows::record_name(key), row);
+        let value = record.value.as_ref().map_or(0, Value::len);
+        self.bytes += (key.len() + value + ROW_OVERHEAD_BYTES) as u64;
+        self.records.push((key, Some(record)));
         Ok(())
     }
 
     /// Removes whatever a key holds.
-    pub(super) fn remove(&mut self, key: &Key) {
-        self.batch.remove(&self.keyspace, rows::record_name(key));
+    pub(super) fn remove(&mut self, key: &'a Key) {
+        self.bytes += (key.len() + ROW_OVERHEAD_BYTES) as u64;
+        self.records.push((key, None));
     }
 
     /// Puts the marks.
     pub(super) fn put_marks(&mut self, marks: &Marks) {
-        self.batch.insert(&self.keyspace, rows::MARKS, rows::encode_marks(marks));
+        self.others.insert(rows::MARKS.to_vec(), Some(rows::encode_marks(marks)));
     }
 
     /// Puts dedup rows, in version order, as one row of the tree.
     pub(super) fn put_tokens(&mut self, tokens: &[TokenRow]) -> Option<Span> {
         let span = Span::of(tokens)?;
-        self.batch.insert(&self.keyspace, span.name(), rows::encode_tokens(tokens));
+        let row = rows::encode_tokens(tokens);
+        self.bytes += row.len() as u64;
+        self.others.insert(span.name().to_vec(), Some(row));
         Some(span)
     }
 
     /// Removes a row of dedup rows.
     pub(super) fn remove_tokens(&mut self, span: Span) {
-        self.batch.remove(&self.keyspace, span.name());
+        self.others.insert(span.name().to_vec(), None);
+    }
+
+    /// Hands over all rows in the order of their names, each once; `None` goes.
+    fn for_each(
+        mut self,
+        mut put: impl FnMut(&[u8], Option<&[u8]>) -> fjall::Result<()>,
+    ) -> fjall::Result<()> {
+        if !self.records.is_sorted_by(|(one, _), (other, _)| one < other) {
+            self.records.reverse();
+            self.records.sort_by_key(|(key, _)| *key);
+            self.records.dedup_by_key(|(key, _)| *key);
+        }
+        let behind = self.others.split_off(&[rows::RECORDS][..]);
+        for (name, row) in &self.others {
+            put(name, row.as_deref())?;
+        }
+        let (mut name, mut row) = (Vec::new(), Vec::new());
+        for (key, record) in self.records {
+            rows::record_name_into(key, &mut name);
+            if let Some(record) = record {
+                rows::encode_record_into(key, record, &mut row);
+            }
+            put(&name, record.map(|_| &row[..]))?;
+        }
+        behind.iter().try_for_each(|(name, row)| put(name, row.as_deref()))
     }
 }
 
