@@ -37,8 +37,8 @@ pub(crate) enum Files {
     Small,
 }
 
-/// Segments of 256 KiB, memtables of 128 KiB.
-const SMALL_FILES: [&str; 4] = ["--log-segment-bytes", "262144", "--memtable-bytes", "131072"];
+/// Segments of 256 KiB, memtables of 32 KiB: groups of up to four of them, past the memtable.
+const SMALL_FILES: [&str; 4] = ["--log-segment-bytes", "262144", "--memtable-bytes", "32768"];
 
 /// One node, running or not.
 #[derive(Debug)]

@@ -127,7 +127,11 @@ pub(super) fn open(
 /// could go on.
 fn apart(limits: Limits) -> Limits {
     let part = f64::from(random_u128() as u16) / f64::from(u16::MAX);
-    Limits { feed_after: limits.feed_after.mul_f64(0.8 + 0.4 * part), ..limits }
+    Limits {
+        feed_after: limits.feed_after.mul_f64(0.8 + 0.4 * part),
+        feed_bytes: (limits.feed_bytes as f64 * (0.7 + 0.3 * part)) as usize,
+        ..limits
+    }
 }
 
 /// Whose state it is. The directory's own file binds the store to its cluster.

@@ -59,12 +59,15 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The limits that fit an engine which writes a table when this much is new: a group is such a
-    /// memtable, and four of them are synced.
+    /// The limits that fit an engine with memtables of this size, which takes what is larger past
+    /// them: a group is four of them, and synced.
     #[must_use]
     pub fn for_memtable(bytes: u64) -> Self {
         let bytes = usize::try_from(bytes).expect("a memtable is in memory");
-        Self { feed_bytes: bytes, sync_bytes: 4 * bytes, ..Self::default() }
+        let limits = Self::default();
+        // As much again comes while it is fed.
+        let feed_bytes = (4 * bytes).min(limits.overlay_bytes_max / 2);
+        Self { feed_bytes, sync_bytes: 4 * bytes, ..limits }
     }
 }
 
@@ -72,7 +75,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             overlay_bytes_max: 64 << 20,
-            feed_bytes: 8 << 20,
+            feed_bytes: 32 << 20,
             feed_entries: 1 << 19,
             feed_after: Duration::from_secs(5),
             sync_bytes: 32 << 20,
