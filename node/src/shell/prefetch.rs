@@ -39,7 +39,7 @@
 //! a record that the system has had in its hands a moment ago. So it is with a damaged record,
 //! which is never kept in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use quorate_protocol::ids::History;
@@ -79,6 +79,9 @@ const ROUND_WAIT: Millis = Millis(150);
 /// What waits for the disk, and for which keys.
 pub(super) struct Prefetch {
     requests: Line<Late>,
+    /// Keys that were read in this turn. They are here, even where they are asked for again and
+    /// nothing keeps them in memory: else whoever waits for them could wait for ever.
+    came: BTreeSet<Key>,
     rounds: Line<LateRound>,
     readers: Readers,
 }
@@ -134,12 +137,24 @@ impl LateRound {
 impl Prefetch {
     pub(super) fn new(state: LayeredState, inbox: Inbox) -> Self {
         let readers = Readers::new(state, inbox);
-        Self { requests: Line::default(), rounds: Line::default(), readers }
+        Self { requests: Line::default(), came: BTreeSet::new(), rounds: Line::default(), readers }
     }
 
-    /// Whether a record is being read for some request.
+    /// Whether a record is being read for some request, and was not in this turn.
     pub(super) fn is_coming(&self, key: &Key) -> bool {
-        self.requests.wants(key)
+        self.requests.wants(key) && !self.came.contains(key)
+    }
+
+    /// A key was read: gives back the requests that wait for nothing else.
+    fn take_read(&mut self, key: &Key) -> Vec<Late> {
+        self.came.insert(key.clone());
+        self.requests.read(key)
+    }
+
+    /// The turn is over: what it lacks is read.
+    fn end_turn(&mut self) {
+        self.came.clear();
+        self.readers.read();
     }
 
     /// Whether no more requests may wait.
@@ -256,7 +271,7 @@ impl Shell {
 
     /// All that was ready is worked off: what it lacks is read.
     pub(super) fn read_lacking(&mut self) {
-        self.prefetch.readers.read();
+        self.prefetch.end_turn();
     }
 
     /// Keys were read: what waited for nothing else goes on.
@@ -265,7 +280,7 @@ impl Shell {
     }
 
     fn was_read(&mut self, key: &Key) {
-        for late in self.prefetch.requests.read(key) {
+        for late in self.prefetch.take_read(key) {
             match late {
                 Late::Store(request, client) => self.serve_store(request, client),
                 // The round looks for its record when all that is ready is worked off.
@@ -391,7 +406,7 @@ impl<T> Line<T> {
 
     /// Whether a key is being read.
     fn wants(&self, key: &Key) -> bool {
-        !self.wanted.is_empty() && self.wanted.contains_key(key)
+        self.wanted.contains_key(key)
     }
 
     /// Takes something in line. Gives back the keys that nothing waited for before.
@@ -437,10 +452,31 @@ impl<T> Line<T> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::sync::Arc;
+
     use super::*;
+    use crate::state::{Limits, MemoryState};
 
     fn key(n: u32) -> Key {
         Key::from(n.to_string())
+    }
+
+    /// Else a round of a record that nothing keeps, a damaged one, waits as long as it is asked for.
+    #[test]
+    fn what_came_is_here_for_a_turn_though_it_is_asked_for_again() {
+        let engine = Arc::new(MemoryState::new(History(0)));
+        let state = LayeredState::new(engine, Limits::default(), 1, |_| {}).unwrap();
+        let mut prefetch = Prefetch::new(state, Inbox::new().0);
+        let read = || Late::Read(Instant::now());
+        let _ = prefetch.requests.hold(vec![key(1), key(2)], read());
+        assert!(prefetch.is_coming(&key(1)) && prefetch.is_coming(&key(2)));
+        assert_eq!(prefetch.take_read(&key(1)).len(), 0, "it waits for the other too");
+        assert_eq!(prefetch.requests.hold(vec![key(1)], read()), [key(1)]);
+        assert!(!prefetch.is_coming(&key(1)) && prefetch.is_coming(&key(2)));
+        prefetch.end_turn();
+        assert!(prefetch.is_coming(&key(1)), "for those who came later");
     }
 
     #[test]
