@@ -59,6 +59,13 @@ struct Asked {
     done: bool,
 }
 
+impl Asked {
+    /// Whether only answers are wanting to decide it.
+    fn may_be_judged(&self) -> bool {
+        !self.done && !matches!(self.mine, Mine::Awaited)
+    }
+}
+
 /// What our own state holds at a key.
 #[derive(Clone, Debug)]
 enum Mine {
@@ -328,8 +335,7 @@ impl Running {
 
     /// Whether it needs more than our own records.
     fn waits_for_members(&self, quorum: usize) -> bool {
-        let undecided = |asked: &Asked| !asked.done && !matches!(asked.mine, Mine::Awaited);
-        self.answers.len() + 1 < quorum || self.asked.iter().any(undecided)
+        self.answers.len() + 1 < quorum || self.asked.iter().any(Asked::may_be_judged)
     }
 
     /// Fixes our own records, once our state has applied the round's committed version, but for
@@ -376,7 +382,7 @@ impl Running {
         let impatient = bench.now >= self.begun + bench.patience;
         let everyone = self.answers.len() + 1 >= bench.members.len();
         for at in 0..self.asked.len() {
-            if self.asked[at].done || matches!(self.asked[at].mine, Mine::Awaited) {
+            if !self.asked[at].may_be_judged() {
                 continue;
             }
             let confirmed = self.confirmations(at) >= quorum;

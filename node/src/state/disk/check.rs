@@ -185,13 +185,13 @@ fn has_sound_contents(table: &Path) -> io::Result<bool> {
     // A magic word, a version and a kind, the checksum, where the contents begin and how long they are.
     let mut rest = trailer.get(6..).unwrap_or_default();
     let fields = (|| Some((take_u128(&mut rest)?, take_u64(&mut rest)?)))();
-    let Some((checksum, at)) = fields.filter(|(_, at)| (end - at.min(&end)) < CONTENTS_BYTES_MAX)
-    else {
+    let Some((checksum, at)) = fields else { return Ok(false) };
+    let Some(bytes) = end.checked_sub(at).filter(|bytes| *bytes <= CONTENTS_BYTES_MAX) else {
         return Ok(false);
     };
     let mut contents = Vec::new();
     file.seek(SeekFrom::Start(at))?;
-    file.take(end.saturating_sub(at)).read_to_end(&mut contents)?;
+    file.take(bytes).read_to_end(&mut contents)?;
     Ok(xxh3_128(&contents) == checksum)
 }
 
