@@ -7,6 +7,8 @@ mod state_support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use quorate_node::state::{
@@ -295,4 +297,23 @@ fn large_groups_are_not_in_the_journal() {
     let bytes: u64 = journals.map(|file| fs::metadata(file).unwrap().len()).sum();
     // Only the small ones are in it.
     assert!(bytes < 20 * LARGE as u64 / 8, "{bytes}");
+}
+
+/// As long as it is, a read may wait for a lock that is held while a list of tables is synced.
+#[test]
+fn an_engine_is_changing_for_a_while_after_each_batch() {
+    let root = tempfile::tempdir().unwrap();
+    let (engine, mut held) = (open(root.path()), Held::default());
+    let changes: BTreeMap<_, _> = (0..3).map(|n| (n, What::Put)).collect();
+    for large in [false, true] {
+        held.group(&changes, large, 50).apply(&engine).unwrap();
+        assert!(engine.is_changing());
+        let begun = Instant::now();
+        while engine.is_changing() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "it never ends");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+    engine.sync().unwrap();
+    assert!(engine.is_changing());
 }

@@ -329,7 +329,11 @@ impl Shell {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stopping: Option<Stop> = None;
         loop {
+            // In this order: what is last waits for all that is ready, also on the sockets.
             tokio::select! {
+                biased;
+                () = stop.as_mut(), if stopping.is_none() => stopping = Some(self.stop()),
+                _ = tick.tick() => self.tick(),
                 registered = wait(&mut registration), if registration.is_some() => {
                     registration = None;
                     self.registered(registered?);
@@ -341,8 +345,7 @@ impl Shell {
                         self.take(input);
                     }
                 }
-                _ = tick.tick() => self.tick(),
-                () = stop.as_mut(), if stopping.is_none() => stopping = Some(self.stop()),
+                () = tokio::task::yield_now(), if self.prefetch.wants_a_hand() => self.lend_a_hand(),
             }
             self.settle();
             if let Some(damage) = self.damaged.take() {

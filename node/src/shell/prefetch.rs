@@ -157,6 +157,11 @@ impl Prefetch {
         self.readers.read();
     }
 
+    /// Whether the core's thread may read something, if it has nothing else to do.
+    pub(super) fn wants_a_hand(&self) -> bool {
+        self.readers.want_a_hand()
+    }
+
     /// Whether no more requests may wait.
     fn is_full(&self) -> bool {
         self.requests.len().max(self.requests.keys()) >= REQUESTS_MAX
@@ -272,6 +277,12 @@ impl Shell {
     /// All that was ready is worked off: what it lacks is read.
     pub(super) fn read_lacking(&mut self) {
         self.prefetch.end_turn();
+    }
+
+    /// Nothing else is ready: the core's thread reads some of it itself.
+    pub(super) fn lend_a_hand(&mut self) {
+        let read = self.prefetch.readers.lend_a_hand();
+        self.were_read(&read);
     }
 
     /// Keys were read: what waited for nothing else goes on.

@@ -15,16 +15,22 @@
 //! [`TELL_AFTER`]; at the next tick, where a slow key came next. What becomes ready together shares a
 //! round, too.
 //!
-//! # Why the core's thread reads nothing by itself
+//! # When the core's thread lends a hand
 //!
-//! Where the system has the record in its memory that costs a quarter less processor time for each. But
-//! the engine holds a lock that readers want while it syncs a new list of its tables, and whatever the core's
-//! thread waits for everything waits for.
+//! Mostly a reader needs the processor, not the disk; and where processors are few, the core would
+//! wait for it and leave one idle. So it reads some of the keys itself when it has nothing else to do. But
+//! whatever the core's thread waits for, everything waits for:
+//!
+//! * It reads nothing while the engine's files change. The engine holds a lock that readers want while
+//!   it syncs a new list of its tables, and that may take a tenth of a second.
+//! * Where it had to wait all the same, for a record that the system did not have in its memory, it
+//!   rests [`HAND_RESTS`] times as long: so of its time no more than one part in so many is lost.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
 use quorate_protocol::record::Key;
 
 use super::inbox::{Inbox, Input};
@@ -38,6 +44,13 @@ const READERS_FIRST: usize = 1;
 /// A reader that goes on reading tells of what it has read after this time, and after so many keys.
 const TELL_AFTER: Duration = Duration::from_micros(200);
 const TELL_KEYS_MAX: usize = 64;
+/// How many keys the core's thread reads at once: what becomes ready meanwhile waits for them.
+const HAND_KEYS: usize = 4;
+/// So many it leaves to the reader that is at it: one that finds none ends, and is woken again.
+const HAND_LEAVES: usize = 8;
+const HAND_RESTS: u32 = 200;
+/// What takes no longer was no wait for a disk, but for a lock: mostly the allocator's.
+const HAND_WAIT_MIN: Duration = Duration::from_micros(250);
 /// How long the end of a node waits for what is being read.
 const READERS_END_WAIT: Duration = Duration::from_secs(5);
 
@@ -47,6 +60,7 @@ pub(super) struct Readers {
     taken: Vec<(Key, Wanted)>,
     /// How many keys the threads had been given at the last tick.
     given_before: u64,
+    hand: Hand,
     desk: Arc<Desk>,
     state: LayeredState,
     inbox: Inbox,
@@ -115,7 +129,8 @@ impl Desk {
 
 impl Readers {
     pub(super) fn new(state: LayeredState, inbox: Inbox) -> Self {
-        Self { taken: Vec::new(), given_before: 0, desk: Arc::default(), state, inbox }
+        let hand = Hand { rests_until: Instant::now() };
+        Self { taken: Vec::new(), given_before: 0, hand, desk: Arc::default(), state, inbox }
     }
 
     pub(super) fn take(&mut self, keys: Vec<Key>, wanted: Wanted) {
@@ -144,6 +159,28 @@ impl Readers {
         read
     }
 
+    /// Whether there is something that the core's thread may read, if it has nothing else to do.
+    pub(super) fn want_a_hand(&self) -> bool {
+        self.desk.lock().keys.len() > HAND_LEAVES
+            && !self.hand.rests(Instant::now())
+            && self.state.is_calm()
+    }
+
+    /// Reads some of the keys on this thread. Gives back what was read and not told of.
+    pub(super) fn lend_a_hand(&mut self) -> Vec<Key> {
+        let (desk, state) = (&self.desk, &self.state);
+        self.hand.work(|| {
+            let mut read = Vec::new();
+            while read.len() < HAND_KEYS {
+                let Some((key, wanted)) = desk.lock().keys.pop_front() else { break };
+                state.prefetch(&key, wanted);
+                read.push(key);
+            }
+            read.append(&mut desk.lock().read);
+            read
+        })
+    }
+
     /// Starts threads for the keys that wait, until there are so many.
     fn start(&self, readers_max: usize) {
         let mut queue = self.desk.lock();
@@ -161,6 +198,36 @@ impl Readers {
             });
         }
     }
+}
+
+/// The core's thread, as far as it reads.
+struct Hand {
+    /// Until then it does not.
+    rests_until: Instant,
+}
+
+impl Hand {
+    fn rests(&self, now: Instant) -> bool {
+        now < self.rests_until
+    }
+
+    /// Does something, and rests where that had to wait.
+    fn work<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let (begun, waits) = (Instant::now(), waits());
+        let done = work();
+        let took = begun.elapsed();
+        if took >= HAND_WAIT_MIN && self::waits() != waits {
+            self.rests_until = Instant::now() + took * HAND_RESTS;
+        }
+        done
+    }
+}
+
+/// How often this thread has waited for something: that the processor was taken from it does not
+/// count.
+fn waits() -> i64 {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD);
+    usage.expect("the system counts for every thread").voluntary_context_switches()
 }
 
 /// Reads keys until there are none left, and tells of them.
@@ -242,6 +309,38 @@ mod tests {
             (was_read, told) = (next.map(|(key, _)| key), read);
         }
         assert_eq!((told.len(), was_read.is_some()), (TELL_KEYS_MAX, true), "bounded");
+    }
+
+    #[test]
+    fn the_cores_thread_takes_some_of_the_keys_and_leaves_some() {
+        let mut readers = readers();
+        given(&readers.desk, 0..HAND_LEAVES as u32);
+        assert!(!readers.want_a_hand(), "a reader is at them");
+        given(&readers.desk, 100..102);
+        readers.desk.lock().read.push(key(200));
+        assert!(readers.want_a_hand());
+        let mut read = keys(0, HAND_KEYS as u32);
+        read.push(key(200));
+        assert_eq!(readers.lend_a_hand(), read, "with what a reader has not told of");
+        assert_eq!(readers.desk.lock().keys.len(), HAND_LEAVES + 2 - HAND_KEYS);
+        assert!(readers.desk.lock().read.is_empty());
+
+        given(&readers.desk, 300..310);
+        readers.hand.rests_until = Instant::now() + Duration::from_secs(1_000);
+        assert!(!readers.want_a_hand());
+    }
+
+    #[test]
+    fn a_hand_that_had_to_wait_rests_and_one_that_only_works_does_not() {
+        let mut hand = Hand { rests_until: Instant::now() };
+        let long = 4 * HAND_WAIT_MIN;
+        let begun = Instant::now();
+        hand.work(|| while begun.elapsed() < long {});
+        assert!(!hand.rests(Instant::now()));
+        hand.work(|| std::thread::sleep(long));
+        assert!(hand.rests(Instant::now() + long * (HAND_RESTS - 1) - begun.elapsed()));
+        let after = Instant::now() + begun.elapsed() * HAND_RESTS;
+        assert!(!hand.rests(after), "and then no more");
     }
 
     #[test]

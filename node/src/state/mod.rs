@@ -111,6 +111,12 @@ pub trait State: Send + Sync {
         false
     }
 
+    /// Whether its files change, or did a moment ago: then [`get`](Self::get) may wait for that, and
+    /// longer than for a record on the disk.
+    fn is_changing(&self) -> bool {
+        false
+    }
+
     /// What each of `keys` holds, in the order asked.
     ///
     /// # Errors

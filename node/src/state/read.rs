@@ -130,6 +130,16 @@ impl LayeredState {
         }
     }
 
+    /// Whether nothing is written to the engine, so that a read waits for the disk at the most.
+    #[must_use]
+    pub fn is_calm(&self) -> bool {
+        let inner = self.lock();
+        let engine = Arc::clone(&inner.engine);
+        let feeding = inner.feeding.is_some();
+        drop(inner);
+        !feeding && !engine.is_changing()
+    }
+
     /// About `records_max` records behind `after`. Pages are not of one snapshot. May wait for
     /// the disk.
     ///

@@ -44,6 +44,10 @@ impl State for Slow {
         found
     }
 
+    fn is_changing(&self) -> bool {
+        self.engine.is_changing()
+    }
+
     fn scan(&self, after: Option<&Key>, max: usize) -> Result<Vec<(Key, Record)>, StateError> {
         self.engine.scan(after, max)
     }

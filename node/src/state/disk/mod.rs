@@ -222,6 +222,10 @@ impl State for DiskState {
         self.tree.get(key)
     }
 
+    fn is_changing(&self) -> bool {
+        self.writer.try_lock().is_err() || self.tree.is_changing()
+    }
+
     fn scan(
         &self,
         after: Option<&Key>,

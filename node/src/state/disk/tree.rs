@@ -6,8 +6,8 @@ use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -61,6 +61,9 @@ const ROW_OVERHEAD_BYTES: usize = 40;
 /// How often a wait looks. fjall has nothing to wait *on* that also tells of a failure.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
+/// So long after a batch fjall may still be making a table of its memtable.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
+
 /// An open tree.
 #[derive(Clone)]
 pub(super) struct Tree {
@@ -72,6 +75,8 @@ pub(super) struct Tree {
     /// Such tables could not be written. fjall tells nobody of it, and might go on with what was
     /// left half done.
     broken: Arc<AtomicBool>,
+    /// When something was last written.
+    written: Arc<Mutex<Instant>>,
 }
 
 impl Tree {
@@ -108,8 +113,8 @@ impl Tree {
             })?;
             // fjall syncs this one before it makes its keyspaces in it.
             dirs::sync(&dir.join(KEYSPACES))?;
-            let broken = Arc::default();
-            Ok(Self { db, keyspace, dir: dir.into(), bulk_bytes: memtable_bytes, broken })
+            let (broken, written) = (Arc::default(), Arc::new(Mutex::new(Instant::now())));
+            Ok(Self { db, keyspace, dir: dir.into(), bulk_bytes: memtable_bytes, broken, written })
         })
     }
 
@@ -140,7 +145,20 @@ impl Tree {
 
     /// Makes a batch visible, wholly or not at all.
     pub(super) fn commit(&self, batch: Batch<'_>) -> Result<(), StateError> {
-        self.write(batch).map_err(|error| self.explain(error))
+        let done = self.write(batch).map_err(|error| self.explain(error));
+        self.was_written();
+        done
+    }
+
+    fn was_written(&self) {
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Whether there may be a new list of tables at any moment. fjall holds the lock that readers want
+    /// while it syncs one.
+    pub(super) fn is_changing(&self) -> bool {
+        let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.elapsed() < SETTLED_AFTER || self.db.active_compactions() > 0
     }
 
     fn write(&self, batch: Batch<'_>) -> Result<(), StateError> {
@@ -188,7 +206,9 @@ impl Tree {
 
     /// Everything committed is in synced tables on return. The caller keeps writers out.
     pub(super) fn flush(&self) -> Result<(), StateError> {
-        self.flush_whole().map_err(|error| self.explain(error))
+        let done = self.flush_whole().map_err(|error| self.explain(error));
+        self.was_written();
+        done
     }
 
     fn flush_whole(&self) -> Result<(), StateError> {
