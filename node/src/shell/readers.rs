@@ -24,7 +24,8 @@
 //! * It reads nothing while the engine's files change. The engine holds a lock that readers want while
 //!   it syncs a new list of its tables, and that may take a tenth of a second.
 //! * Where it had to wait all the same, for a record that the system did not have in its memory, it
-//!   rests [`HAND_RESTS`] times as long: so of its time no more than one part in so many is lost.
+//!   rests [`HAND_RESTS`] times as long: so of its time no more than one part in so many is lost. Only a
+//!   wait below [`HAND_WAIT_MIN`] does not count: what came meanwhile has waited no longer than that.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -48,6 +49,7 @@ const TELL_KEYS_MAX: usize = 64;
 const HAND_KEYS: usize = 4;
 /// So many it leaves to the reader that is at it: one that finds none ends, and is woken again.
 const HAND_LEAVES: usize = 8;
+/// Where that had to wait, how many times as long it reads none.
 const HAND_RESTS: u32 = 200;
 /// What takes no longer was no wait for a disk, but for a lock: mostly the allocator's.
 const HAND_WAIT_MIN: Duration = Duration::from_micros(250);
