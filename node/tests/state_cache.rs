@@ -48,6 +48,28 @@ fn cached_with(engine: Arc<dyn State>, bytes: usize, digests: usize) -> (Layered
     (LayeredState::new(Arc::new(engine), limits, WINDOW, |_| {}).unwrap(), during)
 }
 
+/// Reads all of these into the cache, in one go.
+fn prefetch(state: &LayeredState, keys: &[Key]) {
+    let keys: Vec<_> = keys.iter().map(|key| (key.clone(), Wanted::Digest)).collect();
+    state.prefetch(&keys);
+}
+
+/// The same in the middle of as many reads of the engine later.
+fn later(
+    during: &During,
+    reads: usize,
+    what: Box<dyn FnOnce() + Send>,
+) -> Box<dyn FnOnce() + Send> {
+    if reads == 0 {
+        return what;
+    }
+    let during = Arc::clone(during);
+    Box::new(move || {
+        let next = later(&during, reads - 1, what);
+        *during.lock().unwrap() = Some(next);
+    })
+}
+
 fn feed(state: &LayeredState) {
     drop(snapshot(state));
 }
@@ -61,7 +83,7 @@ fn what_was_read_once_is_in_memory_until_it_changes_and_then_still() {
     assert_eq!(state.lacking(&both), [key(2)], "what was applied lately is in memory");
     feed(&state);
     assert_eq!(state.lacking(&both), both);
-    both.iter().for_each(|key| state.prefetch(key, Wanted::Digest));
+    prefetch(&state, &both);
     assert!(state.lacking(&both).is_empty(), "an absence is remembered too");
     // From here on the engine is not asked.
     *during.lock().unwrap() = Some(Box::new(|| panic!("the engine was asked")));
@@ -108,7 +130,7 @@ fn the_cache_stays_within_its_bound() {
     state.apply(model.write(false, 100, Some(30_000)));
     feed(&state);
     let keys: Vec<_> = (0..=100).map(key).collect();
-    keys.iter().for_each(|key| state.prefetch(key, Wanted::Digest));
+    prefetch(&state, &keys);
     let held = keys.len() - state.lacking(&keys).len();
     assert!((5..=20).contains(&held), "{held} records of 1 kB in 20 kB");
     assert_eq!(state.lacking(&keys[100..]), [key(100)], "one that is larger does not get in");
@@ -137,13 +159,13 @@ fn a_record_that_a_scrub_finds_damaged_is_damaged_for_readers_too() {
     state.apply(model.write(false, 1, Some(5)));
     state.apply(model.write(false, 2, Some(5)));
     feed(&state);
-    [key(1), key(2)].iter().for_each(|key| state.prefetch(key, Wanted::Digest));
+    prefetch(&state, &[key(1), key(2)]);
     *rotten.lock().unwrap() = Some(key(1));
     let committed = state.applied();
     assert_ne!(state.digest(&key(1), committed).unwrap(), Digest::DAMAGED, "nobody has looked");
     assert_eq!(state.scrub_some(None, 100).unwrap().damaged, [key(1)]);
     assert_eq!(state.digest(&key(1), committed).unwrap(), Digest::DAMAGED);
-    state.prefetch(&key(1), Wanted::Digest);
+    prefetch(&state, &[key(1)]);
     assert_eq!(state.lacking(&[key(1), key(2)]), [key(1)]);
     let theirs = model.records[&key(1)].clone();
     assert!(state.repair(&key(1), Digest::DAMAGED, Some(theirs), committed).unwrap());
@@ -180,7 +202,7 @@ fn what_was_fed_or_read_is_answered_in_a_round_without_the_engine() {
     drop((state, during));
     let (state, during) = cached_with(Arc::new(open(root.path()).unwrap()), 0, 1 << 20);
     assert_eq!(state.lacking_digests(&keys, committed), keys);
-    keys[..100].iter().for_each(|key| state.prefetch(key, Wanted::Digest));
+    prefetch(&state, &keys[..100]);
     assert_eq!(state.lacking_digests(&keys, committed), keys[100..]);
     *during.lock().unwrap() = Some(Box::new(|| panic!("the engine was asked")));
     told(&state, &keys[..100]);
@@ -264,8 +286,8 @@ enum Act {
 enum Step {
     Act(Act),
     Get(u32),
-    /// Reads it into the cache, while something happens.
-    Prefetch(u32, Option<Act>),
+    /// Reads them into the cache, while something happens, in the middle of one of the reads.
+    Prefetch(Vec<u32>, Option<(usize, Act)>),
     /// Passes over all records, while something happens.
     Scrub(Option<Act>),
 }
@@ -287,7 +309,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => acts().prop_map(Step::Act),
         4 => (0u32..7).prop_map(Step::Get),
-        6 => (0u32..7, prop::option::of(acts())).prop_map(|(n, act)| Step::Prefetch(n, act)),
+        6 => (prop::collection::vec(0u32..7, 1..4), prop::option::of((0usize..4, acts())))
+            .prop_map(|(keys, act)| Step::Prefetch(keys, act)),
         2 => prop::option::of(acts()).prop_map(Step::Scrub),
     ];
     prop::collection::vec(step, 1..80)
@@ -340,7 +363,7 @@ fn act(act: &Act, model: &mut Model, both: [&LayeredState; 2]) {
                 while state.step() {}
                 for entry in model.after(state.applied()).iter().take(*replayed) {
                     state.apply(std::slice::from_ref(entry));
-                    (0..6).for_each(|n| state.prefetch(&key(n), Wanted::Digest));
+                    (0..6).for_each(|n| prefetch(state, &[key(n)]));
                     feed(state);
                 }
             }
@@ -364,29 +387,26 @@ fn run(steps: Vec<Step>, bytes: usize, mut engine: impl FnMut() -> Arc<dyn State
         }
         assert_eq!(one, other, "at {}", key(n));
     };
-    let meanwhile = |what: Act| {
+    let meanwhile = |reads: usize, what: Act| {
         let (model, both) = (Arc::clone(&model), [with.clone(), without.clone()]);
-        *during.lock().unwrap() = Some(Box::new(move || {
+        let act = Box::new(move || {
             act(&what, &mut model.lock().unwrap(), [&both[0], &both[1]]);
-        }));
+        });
+        *during.lock().unwrap() = Some(later(&during, reads, act));
     };
     for step in steps {
         match step {
             Step::Act(what) => act(&what, &mut model.lock().unwrap(), [&with, &without]),
             Step::Get(n) => same(n),
-            Step::Prefetch(n, None) => {
-                with.prefetch(&key(n), Wanted::Digest);
-                same(n);
-            }
-            Step::Prefetch(n, Some(what)) => {
-                meanwhile(what);
-                with.prefetch(&key(n), Wanted::Digest);
-                // It was in memory, and nothing happened.
+            Step::Prefetch(numbers, what) => {
+                what.into_iter().for_each(|(reads, what)| meanwhile(reads, what));
+                prefetch(&with, &numbers.iter().copied().map(key).collect::<Vec<_>>());
+                // They were in memory, and nothing happened.
                 drop(during.lock().unwrap().take());
-                same(n);
+                numbers.into_iter().for_each(same);
             }
             Step::Scrub(what) => {
-                what.into_iter().for_each(&meanwhile);
+                what.into_iter().for_each(|what| meanwhile(0, what));
                 assert!(with.scrub_some(None, 1_000).unwrap().damaged.is_empty());
                 drop(during.lock().unwrap().take());
                 (0..7).for_each(same);

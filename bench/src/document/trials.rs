@@ -8,6 +8,7 @@ use super::count;
 use crate::data::{KEYS, VALUE_BYTES};
 use crate::results::{Results, Sample, Spread};
 use crate::trials::failover::Failover;
+use crate::trials::keys::Filled;
 
 pub(super) fn write(text: &mut String, results: &Results) -> Result<()> {
     gaps(
@@ -223,7 +224,10 @@ fn keys(text: &mut String, results: &Results) -> Result<()> {
     writeln!(
         text,
         "The same loads on {} keys and on {}: each on a cluster that was filled in the order of the keys \
-         ({:.0} s and {:.0} s), one after the other, {} s each. Keys are asked for by chance.\n",
+         ({:.0} s and {:.0} s), one after the other, {} s each. Keys are asked for by chance. Before each \
+         load every file of the nodes is read once, for some ten seconds with many keys, so that the \
+         system has all of it in its memory; \"from disk\" is what it did not have all the same, in pages \
+         of 4 KiB.\n",
         count(few.keys as f64),
         count(many.keys as f64),
         few.fill_seconds,
@@ -233,9 +237,10 @@ fn keys(text: &mut String, results: &Results) -> Result<()> {
     writeln!(
         text,
         "| row | few: operations/s, p50 us, p99 us | many: operations/s, p50 us, p99 us | many of few | \
-         server CPU us/operation: few, many | errors |"
+         server CPU us/operation: few, many | from disk/s: few, many | errors |"
     )?;
-    writeln!(text, "| --- | --- | --- | --- | --- | --- |")?;
+    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- |")?;
+    let pages = |filled: &Filled, row: &str| filled.disk_pages(row).map_or("?".to_owned(), count);
     let cell = |sample: &Sample| {
         let Sample { per_second, p50_us, p99_us, .. } = sample;
         format!("{}, {}, {}", count(*per_second), count(*p50_us), count(*p99_us))
@@ -245,11 +250,13 @@ fn keys(text: &mut String, results: &Results) -> Result<()> {
         let (Some(with_few), Some(ratio)) = (few.sample(row), keys.ratio(row)) else { continue };
         writeln!(
             text,
-            "| {row} | {} | {} | {ratio:.2}x | {:.0}, {:.0} | {} |",
+            "| {row} | {} | {} | {ratio:.2}x | {:.0}, {:.0} | {}, {} | {} |",
             cell(with_few),
             cell(with_many),
             with_few.servers_us_per_operation,
             with_many.servers_us_per_operation,
+            pages(few, row),
+            pages(many, row),
             with_few.errors + with_many.errors,
         )?;
     }

@@ -1,9 +1,16 @@
-//! How fast it is with many keys, and with few: writes and reads of keys by chance, right after the
-//! cluster was filled in the order of the keys.
+//! How fast it is with many keys, and with few: writes and reads of keys by chance, on a cluster that
+//! was filled in the order of the keys.
+//!
+//! What a store has on disk the system keeps in its memory, where there is room, and there is. But some
+//! systems take out of it what nobody has touched for a minute, room or not, and filling takes longer.
+//! So before each load every file of the nodes is read once; how much came from the disk all the same
+//! is told.
 
-use std::path::Path;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::{fs, io};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -36,6 +43,9 @@ pub(crate) struct Filled {
     pub(crate) fill_seconds: f64,
     pub(crate) window_seconds: f64,
     pub(crate) samples: Vec<Sample>,
+    /// What the machine read from its disks during each of them, warm-up included, in pages of 4 KiB.
+    #[serde(default)]
+    pub(crate) disk_pages_per_second: Vec<f64>,
     /// After all loads: of the largest process, and of all directories.
     pub(crate) largest_mb: f64,
     pub(crate) disk_mb: f64,
@@ -52,6 +62,11 @@ impl Filled {
     pub(crate) fn sample(&self, row: &str) -> Option<&Sample> {
         self.samples.iter().find(|sample| sample.row == row)
     }
+
+    pub(crate) fn disk_pages(&self, row: &str) -> Option<f64> {
+        let at = self.samples.iter().position(|sample| sample.row == row)?;
+        self.disk_pages_per_second.get(at).copied()
+    }
 }
 
 pub(crate) async fn measure(
@@ -64,14 +79,18 @@ pub(crate) async fn measure(
     let took = fill(&store, data, Filling::Shared).await?;
     eprintln!("keys  {keys} filled in {:.1} s", took.as_secs_f64());
     let times = Times { warm: times.warm, window: times.window * LONGER };
-    let mut samples = Vec::new();
+    let (mut samples, mut disk_pages_per_second) = (Vec::new(), Vec::new());
     for row in LOADS {
         let action = if row.starts_with("read") { Action::Read } else { Action::Write };
         let load = match row.ends_with("shared") {
             true => Load::shared(action),
             false => Load::separate(action),
         };
+        read_files(ground);
+        let (begun, before) = (Instant::now(), pages_from_disk()?);
         let measured = drive(&mut store, data, load, times).await.context(*row)?;
+        let pages = (pages_from_disk()? - before) / begun.elapsed().as_secs_f64();
+        disk_pages_per_second.push(pages);
         let sample = sample(Quorate::NAME, row, 1, measured);
         eprintln!("keys  {keys} {row}: {:.0}/s, {} errors", sample.per_second, sample.errors);
         samples.push(sample);
@@ -81,30 +100,61 @@ pub(crate) async fn measure(
         fill_seconds: took.as_secs_f64(),
         window_seconds: times.window.as_secs_f64(),
         samples,
+        disk_pages_per_second,
         largest_mb: store.processes().resident().largest_kb as f64 / 1_024.0,
         disk_mb: disk_mb(ground),
     })
 }
 
+fn node_dirs(ground: &Ground) -> impl Iterator<Item = PathBuf> {
+    (1..=3).map(|at| ground.scratch().join(format!("quorate-{at}")))
+}
+
+/// Reads every file of the three nodes.
+fn read_files(ground: &Ground) {
+    node_dirs(ground).for_each(|dir| {
+        let _ = for_each_file(&dir, &mut |path| {
+            // Files come and go.
+            if let Ok(mut file) = File::open(path) {
+                let _ = io::copy(&mut file, &mut io::sink());
+            }
+        });
+    });
+}
+
+/// What the machine has read from its disks.
+fn pages_from_disk() -> Result<f64> {
+    let counts = fs::read_to_string("/proc/vmstat")?;
+    let kilobytes = counts.lines().find_map(|line| line.strip_prefix("pgpgin "));
+    let kilobytes: f64 = kilobytes.context("/proc/vmstat without pgpgin")?.trim().parse()?;
+    Ok(kilobytes / 4.0)
+}
+
 /// What the directories of the three nodes take together.
 fn disk_mb(ground: &Ground) -> f64 {
-    let dirs = (1..=3).map(|at| ground.scratch().join(format!("quorate-{at}")));
-    let bytes: u64 = dirs.map(|dir| disk_bytes(&dir).unwrap_or(0)).sum();
+    let mut bytes = 0;
+    for dir in node_dirs(ground) {
+        let _ = for_each_file(&dir, &mut |path| bytes += disk_bytes(path));
+    }
     bytes as f64 / (1 << 20) as f64
 }
 
-/// What the files below a directory take.
-fn disk_bytes(dir: &Path) -> io::Result<u64> {
+/// What a file takes.
+fn disk_bytes(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let mut bytes = 0;
+    path.symlink_metadata().map_or(0, |found| found.blocks() * 512)
+}
+
+/// Visits all files below a directory.
+fn for_each_file(dir: &Path, visit: &mut impl FnMut(&Path)) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        bytes += match entry.metadata() {
-            Ok(found) if found.is_dir() => disk_bytes(&entry.path())?,
-            Ok(found) => found.blocks() * 512,
-            // Segments come and go.
-            Err(_) => 0,
-        };
+        let path = entry?.path();
+        match path.symlink_metadata() {
+            // Directories come and go as well.
+            Ok(found) if found.is_dir() => drop(for_each_file(&path, visit)),
+            Ok(_) => visit(&path),
+            Err(_) => {}
+        }
     }
-    Ok(bytes)
+    Ok(())
 }

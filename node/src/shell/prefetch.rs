@@ -2,11 +2,12 @@
 //!
 //! A record that only the state's engine has may take long to read. So before anything is handed
 //! to a core, or asked of the state on the core's thread, its keys are looked for in memory. Where
-//! one is missing the request waits here, a reader thread brings the record into memory, and the
-//! request is handed on as if it had just come. A client's read in a round waits in the core instead:
-//! the members are asked while our own record is read ([`Prefetch::is_coming`] says how long). Who
-//! reads is told in `readers.rs`. Whatever is in memory passes at once: of a round the digests, which
-//! stay there longer than the records they are of (`state/digests.rs`).
+//! one is missing the request waits here, the record is brought into memory, and the request is
+//! handed on as if it had just come. A client's read in a round waits in the core instead: the members
+//! are asked while our own record is read ([`Prefetch::is_coming`] says how long). Who reads is told
+//! in `readers.rs`: threads, and the core's own where it has nothing else to do and the system most
+//! likely has the record in its memory. Whatever is in ours passes at once: of a round the digests,
+//! which stay there longer than the records they are of (`state/digests.rs`).
 //!
 //! # What may overtake what
 //!
@@ -34,7 +35,10 @@
 //!
 //! # Where a read still blocks
 //!
-//! What is read for a request may be evicted again, changed, or fed to the engine, before the core
+//! Where the core's thread has nothing else to do and reads a record that the system turns out not to
+//! have in its memory: what that may cost others is bounded (`readers.rs`).
+//!
+//! And what is read for a request may be evicted again, changed, or fed to the engine, before the core
 //! gets there. Then the core's thread reads it, as it would have without all this: rarely, and of
 //! a record that the system has had in its hands a moment ago. So it is with a damaged record,
 //! which is never kept in memory.

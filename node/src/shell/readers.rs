@@ -1,31 +1,37 @@
 //! Who reads the records that only the state's engine has.
 //!
-//! # Why several threads
+//! # When the core's thread reads
 //!
-//! One would read one record at a time, and a disk that could do many at once would stand idle; and
-//! one read that takes long would hold up all the others. The runtime's blocking threads are there
-//! anyway (scrubs and pages of copies use them) and end when nobody needs them. A reader takes the
-//! next key of one queue until that is empty. One begins, and where keys have waited from one tick to
-//! the next, more join it: so slow keys hold up no other for longer than that.
+//! Mostly the system has in its memory what is read, and reading it takes a few microseconds: less than
+//! to wake a thread, to be woken by it, and to wait for each other's locks in between. And keys that
+//! the core reads itself, when it has nothing else to do, come back together, so that what becomes
+//! ready shares a round and an answer. But whatever the core's thread waits for, everything waits for:
 //!
-//! # Why keys go to and fro in bundles
-//!
-//! Waking a thread takes longer than reading what the system has in its memory. So keys are handed
-//! over when the core has worked off all that was ready, and told of when the queue is empty, or every
-//! [`TELL_AFTER`]; at the next tick, where a slow key came next. What becomes ready together shares a
-//! round, too.
-//!
-//! # When the core's thread lends a hand
-//!
-//! Mostly a reader needs the processor, not the disk; and where processors are few, the core would
-//! wait for it and leave one idle. So it reads some of the keys itself when it has nothing else to do. But
-//! whatever the core's thread waits for, everything waits for:
-//!
+//! * It reads where more than [`HAND_LEAVES`] keys wait: less than that threads have read soon enough.
+//!   So a disk that hangs stops no coordinator that is read from little.
+//! * It reads after others have seen that keys are fast by now: [`Queue::took`] says how many.
 //! * It reads nothing while the engine's files change. The engine holds a lock that readers want while
 //!   it syncs a new list of its tables, and that may take a tenth of a second.
 //! * Where it had to wait all the same, for a record that the system did not have in its memory, it
-//!   rests [`HAND_RESTS`] times as long: so of its time no more than one part in so many is lost. Only a
-//!   wait below [`HAND_WAIT_MIN`] does not count: what came meanwhile has waited no longer than that.
+//!   rests [`HAND_RESTS`] times as long, and twice as long as the last time where it has read nothing
+//!   in between without waiting. A wait below [`HAND_WAIT_MIN`] does not count.
+//! * It looks for what has come after every [`HAND_KEYS`].
+//!
+//! # When threads read
+//!
+//! Where it does not, where more than [`ALONE_MAX`] keys wait, so that two processors get through them
+//! sooner, and where keys have waited from one tick to the next. Then there are as many readers as it
+//! takes: one reads one record at a time, and a disk that could do many at once would stand idle; and
+//! one read that takes long would hold up all the others. The runtime's blocking threads are there
+//! anyway (scrubs and pages of copies use them) and end when nobody needs them. A reader takes the
+//! next keys of one queue until that is empty.
+//!
+//! # Why keys go to and fro in bundles
+//!
+//! Waking a thread takes longer than reading what the system has in its memory, and so does waiting
+//! for a lock. So keys are handed over when the core has worked off all that was ready, several are
+//! taken at a time, unless they turn out to be slow ([`KEY_SLOW`]), and they are told of when the queue
+//! is empty, or every [`TELL_AFTER`]; at the next tick, where a slow key came next.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -39,20 +45,32 @@ use crate::state::{LayeredState, Wanted};
 
 /// How many threads read at once; more keys wait.
 const READERS_MAX: usize = 8;
-/// How many of them begin. Mostly the system has what is read in its memory, and waking more threads
-/// takes longer than the reading.
+/// How many of them join the core's thread, or begin where that may not read.
 const READERS_FIRST: usize = 1;
+/// The core's thread reads so many keys by itself.
+const ALONE_MAX: usize = 32;
+/// How many keys are read in one go at the most: they share two holds of the state's lock.
+const BUNDLE_MAX: usize = 16;
+/// Where a key takes longer, keys are read one at a time: it is the disk that does, and others can
+/// read from it at the same time.
+const KEY_SLOW: Duration = Duration::from_micros(100);
 /// A reader that goes on reading tells of what it has read after this time, and after so many keys.
 const TELL_AFTER: Duration = Duration::from_micros(200);
 const TELL_KEYS_MAX: usize = 64;
-/// How many keys the core's thread reads at once: what becomes ready meanwhile waits for them.
-const HAND_KEYS: usize = 4;
-/// So many it leaves to the reader that is at it: one that finds none ends, and is woken again.
+/// So many it leaves to threads: one that finds none ends, and is woken again.
 const HAND_LEAVES: usize = 8;
-/// Where that had to wait, how many times as long it reads none.
-const HAND_RESTS: u32 = 200;
-/// What takes no longer was no wait for a disk, but for a lock: mostly the allocator's.
+/// How many keys the core's thread reads at once: what becomes ready meanwhile waits for them.
+const HAND_KEYS: usize = 16;
+/// Where that had to wait, how many times as long it reads none: so no more than one part in so many
+/// of its time is lost, and much less on a disk that is read from all the time.
+const HAND_RESTS: u32 = 10;
+/// It rests no longer than this: by then the system may have in its memory what is read.
+const HAND_REST_MAX: Duration = Duration::from_secs(60);
+/// What takes no longer was no wait. What takes longer was one, if it read from a disk.
 const HAND_WAIT_MIN: Duration = Duration::from_micros(250);
+/// What takes longer than this was one also where the thread waited for something else. Below, that
+/// is mostly the allocator's lock, whose holder was not running.
+const HAND_STALL_MIN: Duration = Duration::from_millis(10);
 /// How long the end of a node waits for what is being read.
 const READERS_END_WAIT: Duration = Duration::from_secs(5);
 
@@ -76,17 +94,26 @@ struct Desk {
 }
 
 /// Bounded as the keys of those who wait for them are.
-#[derive(Default)]
 struct Queue {
     keys: VecDeque<(Key, Wanted)>,
     /// How many keys there have been, those that were taken included.
     given: u64,
-    /// What was read, and not told of. At most [`TELL_KEYS_MAX`].
+    /// What was read, and not told of. At most [`TELL_KEYS_MAX`] and a bundle.
     read: Vec<Key>,
+    /// How many keys are taken in one go by now.
+    bundle: usize,
     /// How many threads take keys; each goes on until there is none left.
     readers: usize,
     /// How many threads have not let go of the state yet.
     alive: usize,
+}
+
+impl Default for Queue {
+    /// How fast the disk is must be seen first.
+    fn default() -> Self {
+        let (keys, read) = (VecDeque::new(), Vec::new());
+        Self { keys, given: 0, read, bundle: 1, readers: 0, alive: 0 }
+    }
 }
 
 impl Queue {
@@ -94,6 +121,26 @@ impl Queue {
         let before = self.keys.len();
         self.keys.extend(keys);
         self.given += (self.keys.len() - before) as u64;
+    }
+
+    /// The next keys, as many as are taken in one go and no more than `max`; where somebody else is at
+    /// them too, no more than half of them.
+    fn take(&mut self, max: usize, alone: bool) -> Vec<(Key, Wanted)> {
+        let waiting = self.keys.len();
+        let share = if alone { waiting } else { waiting.div_ceil(2) };
+        self.keys.drain(..share.min(self.bundle).min(max)).collect()
+    }
+
+    /// Whether keys are read in a few microseconds by now.
+    fn are_fast(&self) -> bool {
+        self.bundle == BUNDLE_MAX
+    }
+
+    /// To read this many has taken so long. Where a key is slow they are taken one at a time; each time
+    /// they are not, twice as many.
+    fn took(&mut self, keys: usize, took: Duration) {
+        let slow = took > KEY_SLOW * u32::try_from(keys).unwrap_or(u32::MAX);
+        self.bundle = if slow { 1 } else { (2 * self.bundle).min(BUNDLE_MAX) };
     }
 
     /// How many keys that wait were given when this many had been.
@@ -109,18 +156,26 @@ impl Desk {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A reader has read a key, and takes the next; with none it ends. Gives back what is to be told
-    /// of by now: all that was read, where the reader has been at it `long` enough.
-    fn turn(&self, was_read: Option<Key>, long: bool) -> (Option<(Key, Wanted)>, Vec<Key>) {
+    /// A reader has read some keys, which took it so long, and takes the next; with none it ends.
+    /// Gives back what is to be told of by now: all that was read, where it is `due`.
+    fn turn(
+        &self,
+        was_read: Vec<(Key, Wanted)>,
+        took: Duration,
+        due: bool,
+    ) -> (Vec<(Key, Wanted)>, Vec<Key>) {
         let mut queue = self.lock();
-        queue.read.extend(was_read);
-        let key = queue.keys.pop_front();
-        if key.is_none() {
+        if !was_read.is_empty() {
+            queue.took(was_read.len(), took);
+        }
+        queue.read.extend(names(was_read));
+        let keys = queue.take(BUNDLE_MAX, false);
+        if keys.is_empty() {
             queue.readers -= 1;
         }
-        let due = long || key.is_none() || queue.read.len() >= TELL_KEYS_MAX;
+        let due = due || keys.is_empty() || queue.read.len() >= TELL_KEYS_MAX;
         let told = if due { std::mem::take(&mut queue.read) } else { Vec::new() };
-        (key, told)
+        (keys, told)
     }
 
     fn leave(&self) {
@@ -129,9 +184,13 @@ impl Desk {
     }
 }
 
+fn names(keys: Vec<(Key, Wanted)>) -> impl Iterator<Item = Key> {
+    keys.into_iter().map(|(key, _)| key)
+}
+
 impl Readers {
     pub(super) fn new(state: LayeredState, inbox: Inbox) -> Self {
-        let hand = Hand { rests_until: Instant::now() };
+        let hand = Hand::new();
         Self { taken: Vec::new(), given_before: 0, hand, desk: Arc::default(), state, inbox }
     }
 
@@ -139,10 +198,15 @@ impl Readers {
         self.taken.extend(keys.into_iter().map(|key| (key, wanted)));
     }
 
-    /// Has read what was taken.
+    /// Has read what was taken, and what waits, by whom it may be.
     pub(super) fn read(&mut self) {
-        if !self.taken.is_empty() {
-            self.desk.lock().give(self.taken.drain(..));
+        let is_new = !self.taken.is_empty();
+        let mut queue = self.desk.lock();
+        queue.give(self.taken.drain(..));
+        let (waiting, fast) = (queue.keys.len(), queue.are_fast());
+        drop(queue);
+        let few = is_new && waiting <= HAND_LEAVES;
+        if waiting > 0 && (few || waiting > ALONE_MAX || !fast || !self.hand_is_free()) {
             self.start(READERS_FIRST);
         }
     }
@@ -163,22 +227,38 @@ impl Readers {
 
     /// Whether there is something that the core's thread may read, if it has nothing else to do.
     pub(super) fn want_a_hand(&self) -> bool {
-        self.desk.lock().keys.len() > HAND_LEAVES
-            && !self.hand.rests(Instant::now())
-            && self.state.is_calm()
+        let queue = self.desk.lock();
+        let left = if queue.readers > 0 { HAND_LEAVES } else { 0 };
+        let wanted = queue.keys.len() > left && queue.are_fast();
+        drop(queue);
+        wanted && self.hand_is_free()
+    }
+
+    fn hand_is_free(&self) -> bool {
+        !self.hand.rests(Instant::now()) && self.state.is_calm()
     }
 
     /// Reads some of the keys on this thread. Gives back what was read and not told of.
     pub(super) fn lend_a_hand(&mut self) -> Vec<Key> {
         let (desk, state) = (&self.desk, &self.state);
-        self.hand.work(|| {
-            let mut read = Vec::new();
-            while read.len() < HAND_KEYS {
-                let Some((key, wanted)) = desk.lock().keys.pop_front() else { break };
-                state.prefetch(&key, wanted);
-                read.push(key);
+        self.hand.work(|begun| {
+            let (mut read, mut at) = (Vec::new(), begun);
+            let mut queue = desk.lock();
+            while read.len() < HAND_KEYS && at.saturating_duration_since(begun) < HAND_WAIT_MIN {
+                let alone = queue.readers == 0;
+                let keys = queue.take(HAND_KEYS - read.len(), alone);
+                if keys.is_empty() {
+                    break;
+                }
+                drop(queue);
+                state.prefetch(&keys);
+                let now = Instant::now();
+                queue = desk.lock();
+                queue.took(keys.len(), now - at);
+                at = now;
+                read.extend(names(keys));
             }
-            read.append(&mut desk.lock().read);
+            read.append(&mut queue.read);
             read
         })
     }
@@ -206,45 +286,80 @@ impl Readers {
 struct Hand {
     /// Until then it does not.
     rests_until: Instant,
+    /// How often in a row it had to wait.
+    waited: u32,
 }
 
 impl Hand {
+    fn new() -> Self {
+        Self { rests_until: Instant::now(), waited: 0 }
+    }
+
     fn rests(&self, now: Instant) -> bool {
         now < self.rests_until
     }
 
-    /// Does something, and rests where that had to wait.
-    fn work<T>(&mut self, work: impl FnOnce() -> T) -> T {
-        let (begun, waits) = (Instant::now(), waits());
-        let done = work();
+    /// Does something, which is told when it began, and rests where that had to wait.
+    fn work<T>(&mut self, work: impl FnOnce(Instant) -> T) -> T {
+        let (begun, before) = (Instant::now(), Waits::so_far());
+        let done = work(begun);
         let took = begun.elapsed();
-        if took >= HAND_WAIT_MIN && self::waits() != waits {
-            self.rests_until = Instant::now() + took * HAND_RESTS;
+        if took >= HAND_WAIT_MIN && Waits::so_far().count(before, took) {
+            self.rests_until = Instant::now() + rest_after(took, self.waited);
+            self.waited = self.waited.saturating_add(1);
+        } else {
+            self.waited = 0;
         }
         done
     }
 }
 
-/// How often this thread has waited for something: that the processor was taken from it does not
-/// count.
-fn waits() -> i64 {
-    let usage = getrusage(UsageWho::RUSAGE_THREAD);
-    usage.expect("the system counts for every thread").voluntary_context_switches()
+/// How long the core's thread reads nothing after a wait, and so many right before it.
+fn rest_after(wait: Duration, before: u32) -> Duration {
+    let times = 2u32.saturating_pow(before).saturating_mul(HAND_RESTS);
+    wait.saturating_mul(times).min(HAND_REST_MAX)
+}
+
+/// What this thread has waited for. That the processor was taken from it does not count.
+#[derive(Clone, Copy)]
+struct Waits {
+    /// Blocks that it read from disks.
+    blocks: i64,
+    /// How often it waited, for whatever it was.
+    all: i64,
+}
+
+impl Waits {
+    fn so_far() -> Self {
+        let usage = getrusage(UsageWho::RUSAGE_THREAD);
+        let usage = usage.expect("the system counts for every thread");
+        Self { blocks: usage.block_reads(), all: usage.voluntary_context_switches() }
+    }
+
+    /// Whether it has waited since `before`, as far as that counts.
+    fn count(self, before: Self, took: Duration) -> bool {
+        let stalled = took >= HAND_STALL_MIN && self.all != before.all;
+        stalled || self.blocks != before.blocks
+    }
 }
 
 /// Reads keys until there are none left, and tells of them.
 fn read_all(desk: &Desk, state: &LayeredState, inbox: &Inbox) {
-    let (mut was_read, mut since) = (None, Instant::now());
+    let (mut keys, mut told_at, mut at) = (Vec::new(), Instant::now(), Instant::now());
     loop {
-        let long = since.elapsed() >= TELL_AFTER;
-        let (next, told) = desk.turn(was_read.take(), long);
+        let now = Instant::now();
+        let due = now - told_at >= TELL_AFTER;
+        let (next, told) = desk.turn(keys, now - at, due);
         if !told.is_empty() {
             inbox.put(Input::Read(told));
-            since = Instant::now();
+            told_at = now;
         }
-        let Some((key, wanted)) = next else { break };
-        state.prefetch(&key, wanted);
-        was_read = Some(key);
+        if next.is_empty() {
+            break;
+        }
+        at = now;
+        state.prefetch(&next);
+        keys = next;
     }
 }
 
@@ -262,15 +377,23 @@ impl Drop for Readers {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use std::ops::Range;
+
     use quorate_protocol::ids::History;
+    use tokio::sync::mpsc;
 
     use super::*;
     use crate::state::{Limits, MemoryState};
 
     fn readers() -> Readers {
+        readers_and_inputs().0
+    }
+
+    fn readers_and_inputs() -> (Readers, mpsc::UnboundedReceiver<Input>) {
         let engine = Arc::new(MemoryState::new(History(0)));
         let state = LayeredState::new(engine, Limits::default(), 1, |_| {}).unwrap();
-        Readers::new(state, Inbox::new().0)
+        let (inbox, inputs) = Inbox::new();
+        (Readers::new(state, inbox), inputs)
     }
 
     fn key(n: u32) -> Key {
@@ -281,68 +404,170 @@ mod tests {
         (from..to).map(key).collect()
     }
 
-    fn given(desk: &Desk, numbers: std::ops::Range<u32>) {
-        desk.lock().give(numbers.map(|n| (key(n), Wanted::Record)));
+    fn wanted(numbers: Range<u32>) -> Vec<(Key, Wanted)> {
+        numbers.map(|n| (key(n), Wanted::Record)).collect()
+    }
+
+    fn given(desk: &Desk, numbers: Range<u32>) {
+        desk.lock().give(wanted(numbers).into_iter());
     }
 
     #[test]
     fn what_is_read_is_told_of_together_and_no_slow_key_holds_it_up() {
         let mut readers = readers();
         let desk = Arc::clone(&readers.desk);
-        let next = |n| Some((key(n), Wanted::Record));
-        let read = |n| Some(key(n));
+        let slow = 2 * KEY_SLOW;
         desk.lock().readers = 1;
         given(&desk, 0..5);
-        assert_eq!(desk.turn(None, false), (next(0), vec![]));
-        assert_eq!(desk.turn(read(0), false), (next(1), vec![]));
-        assert_eq!(desk.turn(read(1), true), (next(2), keys(0, 2)), "in time");
-        assert_eq!(desk.turn(read(2), false), (next(3), vec![]));
+        assert_eq!(desk.turn(vec![], slow, false), (wanted(0..1), vec![]));
+        assert_eq!(desk.turn(wanted(0..1), slow, false), (wanted(1..2), vec![]));
+        assert_eq!(desk.turn(wanted(1..2), slow, true), (wanted(2..3), keys(0, 2)), "in time");
+        assert_eq!(desk.turn(wanted(2..3), slow, false), (wanted(3..4), vec![]));
         assert_eq!(readers.tick(), [key(2)], "the tick has it, whatever the next key takes");
-        assert_eq!(desk.turn(read(3), false), (next(4), vec![]));
-        assert_eq!(desk.turn(read(4), false), (None, keys(3, 5)), "the last");
+        assert_eq!(desk.turn(wanted(3..4), slow, false), (wanted(4..5), vec![]));
+        assert_eq!(desk.turn(wanted(4..5), slow, false), (vec![], keys(3, 5)), "the last");
         assert_eq!(desk.lock().readers, 0);
         assert_eq!(readers.tick(), []);
 
         desk.lock().readers = 1;
-        given(&desk, 0..TELL_KEYS_MAX as u32 + 1);
-        let (mut was_read, mut told) = (None, Vec::new());
+        desk.lock().bundle = BUNDLE_MAX;
+        given(&desk, 0..TELL_KEYS_MAX as u32 + 40);
+        let (mut next, mut told) = (Vec::new(), Vec::new());
         while told.is_empty() {
-            let (next, read) = desk.turn(was_read, false);
-            (was_read, told) = (next.map(|(key, _)| key), read);
+            (next, told) = desk.turn(next, Duration::ZERO, false);
+            assert_eq!(next.len(), BUNDLE_MAX);
         }
-        assert_eq!((told.len(), was_read.is_some()), (TELL_KEYS_MAX, true), "bounded");
+        assert_eq!(told.len(), TELL_KEYS_MAX, "bounded");
     }
 
     #[test]
-    fn the_cores_thread_takes_some_of_the_keys_and_leaves_some() {
-        let mut readers = readers();
-        given(&readers.desk, 0..HAND_LEAVES as u32);
-        assert!(!readers.want_a_hand(), "a reader is at them");
-        given(&readers.desk, 100..102);
-        readers.desk.lock().read.push(key(200));
-        assert!(readers.want_a_hand());
-        let mut read = keys(0, HAND_KEYS as u32);
-        read.push(key(200));
-        assert_eq!(readers.lend_a_hand(), read, "with what a reader has not told of");
-        assert_eq!(readers.desk.lock().keys.len(), HAND_LEAVES + 2 - HAND_KEYS);
-        assert!(readers.desk.lock().read.is_empty());
+    fn fast_keys_are_taken_in_bundles_and_slow_ones_one_at_a_time() {
+        let desk = Desk::default();
+        given(&desk, 0..100);
+        let fast = |keys: Vec<_>| desk.turn(keys, Duration::ZERO, false).0;
+        let mut keys = fast(vec![]);
+        let mut taken = vec![keys.len()];
+        while taken.len() < 6 {
+            keys = fast(keys);
+            taken.push(keys.len());
+        }
+        assert_eq!(taken, [1, 2, 4, 8, 16, 16]);
+        let took = KEY_SLOW * 16 + Duration::from_nanos(1);
+        assert_eq!(desk.turn(keys, took, false).0.len(), 1, "slow");
 
-        given(&readers.desk, 300..310);
-        readers.hand.rests_until = Instant::now() + Duration::from_secs(1_000);
+        let desk = Desk::default();
+        desk.lock().bundle = BUNDLE_MAX;
+        given(&desk, 0..7);
+        assert_eq!(desk.lock().take(100, false).len(), 4, "some are left to others");
+        assert_eq!(desk.lock().take(2, true).len(), 2);
+        assert_eq!(desk.lock().take(100, true).len(), 1);
+    }
+
+    /// Has so many keys read, each of which was fast lately or was not, where the core's thread rests
+    /// or does not.
+    fn given_to(readers: &mut Readers, count: usize, fast: bool, rests: bool) {
+        readers.desk.lock().bundle = if fast { BUNDLE_MAX } else { BUNDLE_MAX / 2 };
+        if rests {
+            readers.hand.rests_until = Instant::now() + Duration::from_secs(1_000);
+        }
+        readers.take(keys(0, count as u32), Wanted::Record);
+        readers.read();
+    }
+
+    #[test]
+    fn the_cores_thread_reads_by_itself_where_some_wait_and_keys_are_fast() {
+        let mut readers = readers();
+        given_to(&mut readers, ALONE_MAX, true, false);
+        readers.desk.lock().read.push(key(200));
+        let mut read = Vec::new();
+        while !readers.desk.lock().keys.is_empty() {
+            assert!(readers.want_a_hand(), "to the end");
+            let some = readers.lend_a_hand();
+            assert!(some.len() <= HAND_KEYS + 1, "a look at what has come in between");
+            read.extend(some);
+            // Whatever else the machine did meanwhile.
+            readers.hand = Hand::new();
+            readers.desk.lock().bundle = BUNDLE_MAX;
+            // Outside a runtime no thread could begin.
+            readers.read();
+        }
+        let (others, mine): (Vec<_>, Vec<_>) = read.into_iter().partition(|read| *read == key(200));
+        assert_eq!(mine, keys(0, ALONE_MAX as u32));
+        assert_eq!(others, [key(200)], "what a reader has not told of");
+        assert!(!readers.want_a_hand(), "nothing is left");
+    }
+
+    #[tokio::test]
+    async fn a_thread_reads_where_few_wait_or_many_or_keys_are_slow_or_the_core_rests() {
+        let (few, some, many) = (HAND_LEAVES, HAND_LEAVES + 1, ALONE_MAX + 1);
+        for (count, fast, rests) in [
+            (1, true, false),
+            (few, true, false),
+            (many, true, false),
+            (some, false, false),
+            (some, true, true),
+        ] {
+            let (mut readers, mut inputs) = readers_and_inputs();
+            given_to(&mut readers, count, fast, rests);
+            let mut read = Vec::new();
+            while read.len() < count {
+                let told = tokio::time::timeout(READERS_END_WAIT, inputs.recv()).await;
+                let Ok(Some(Input::Read(keys))) = told else { panic!("not read") };
+                read.extend(keys);
+            }
+            assert_eq!(read, keys(0, count as u32));
+        }
+    }
+
+    #[test]
+    fn the_cores_thread_leaves_some_to_those_who_are_at_it_and_all_that_may_be_slow() {
+        let readers = readers();
+        readers.desk.lock().bundle = BUNDLE_MAX;
+        readers.desk.lock().readers = 1;
+        given(&readers.desk, 0..HAND_LEAVES as u32);
         assert!(!readers.want_a_hand());
+        given(&readers.desk, 100..101);
+        assert!(readers.want_a_hand());
+        readers.desk.lock().took(1, 2 * KEY_SLOW);
+        assert!(!readers.want_a_hand(), "slow");
     }
 
     #[test]
     fn a_hand_that_had_to_wait_rests_and_one_that_only_works_does_not() {
-        let mut hand = Hand { rests_until: Instant::now() };
-        let long = 4 * HAND_WAIT_MIN;
-        let begun = Instant::now();
-        hand.work(|| while begun.elapsed() < long {});
+        let mut hand = Hand::new();
+        let works = |begun: Instant| while begun.elapsed() < 4 * HAND_STALL_MIN {};
+        hand.work(works);
         assert!(!hand.rests(Instant::now()));
-        hand.work(|| std::thread::sleep(long));
-        assert!(hand.rests(Instant::now() + long * (HAND_RESTS - 1) - begun.elapsed()));
-        let after = Instant::now() + begun.elapsed() * HAND_RESTS;
-        assert!(!hand.rests(after), "and then no more");
+        let wait = 2 * HAND_STALL_MIN;
+        for waited in 0..2 {
+            let begun = Instant::now();
+            hand.work(|_| std::thread::sleep(wait));
+            assert!(hand.rests(begun + rest_after(wait, waited)));
+            let after = Instant::now() + rest_after(begun.elapsed(), waited);
+            assert!(!hand.rests(after), "and then no more");
+        }
+        hand.work(works);
+        assert_eq!(hand.waited, 0, "the next wait is the first again");
+    }
+
+    #[test]
+    fn who_waits_again_and_again_rests_longer_each_time() {
+        let ms = Duration::from_millis;
+        let rests: Vec<_> = (0..4).map(|before| rest_after(ms(1), before)).collect();
+        assert_eq!(rests, [ms(10), ms(20), ms(40), ms(80)]);
+        assert_eq!(rest_after(ms(1), 30), HAND_REST_MAX);
+        assert_eq!(rest_after(ms(1), u32::MAX), HAND_REST_MAX);
+    }
+
+    #[test]
+    fn what_counts_as_a_wait() {
+        let (before, read) = (Waits { blocks: 8, all: 3 }, Waits { blocks: 16, all: 4 });
+        let (worked, waited) = (before, Waits { all: 4, ..before });
+        let (short, long) = (HAND_WAIT_MIN, HAND_STALL_MIN);
+        let count = |now: Waits, took| now.count(before, took);
+        assert!(count(read, short) && count(read, long));
+        assert!(!count(worked, short) && !count(worked, long));
+        assert!(!count(waited, short) && count(waited, long));
     }
 
     #[test]
@@ -353,9 +578,9 @@ mod tests {
         assert_eq!(desk.lock().waiting_since(before), 3);
         assert_eq!(desk.lock().waiting_since(before - 1), 2, "one came later");
         given(&desk, 3..5);
-        assert_eq!(desk.turn(None, false).0, Some((key(0), Wanted::Record)));
+        assert_eq!(desk.lock().take(1, true), wanted(0..1));
         assert_eq!(desk.lock().waiting_since(before), 2);
-        (0..3).for_each(|_| drop(desk.turn(None, false)));
+        (0..3).for_each(|_| drop(desk.lock().take(1, true)));
         assert_eq!(desk.lock().waiting_since(before), 0, "only the later ones wait");
     }
 }

@@ -14,7 +14,7 @@ use quorate_protocol::version::Version;
 
 use super::cache::digest_of;
 use super::layered::LayeredState;
-use super::{Change, DAMAGED, Scrubbed, StateError};
+use super::{Change, DAMAGED, Scrubbed, State, StateError};
 
 /// How often a key is read whose record changes while it is being read. Whoever wants it then
 /// reads it, as if nobody had before.
@@ -40,6 +40,19 @@ pub struct Scanned {
     pub records: Vec<(Key, Record)>,
     /// Where to go on; `None` at the end.
     pub next: Option<Key>,
+}
+
+/// What the engine has at a key, if it can be read, and its digest if that is wanted.
+fn read_for(
+    engine: &dyn State,
+    (key, wanted): &(Key, Wanted),
+) -> Option<(Option<Record>, Option<Digest>)> {
+    let record = engine.get(key).ok()?;
+    let digest = match wanted {
+        Wanted::Record => None,
+        Wanted::Digest => digest_of(key, record.as_ref()),
+    };
+    Some((record, digest))
 }
 
 impl LayeredState {
@@ -103,30 +116,31 @@ impl LayeredState {
         keys.iter().filter(lacks).cloned().collect()
     }
 
-    /// Reads what only the engine knows of a key into memory, where the next read finds it, unless
-    /// much else was read in between; and its digest, where that is wanted, which stays longer.
+    /// Reads what only the engine knows of these keys into memory, where the next read finds it,
+    /// unless much else was read in between; and its digest, where that is wanted, which stays longer.
     /// Waits for the disk. What cannot be read is left to the reader to find out.
-    pub fn prefetch(&self, key: &Key, wanted: Wanted) {
+    pub fn prefetch(&self, keys: &[(Key, Wanted)]) {
+        let mut rest: Vec<&(Key, Wanted)> = keys.iter().collect();
         for _ in 0..PREFETCH_ATTEMPTS_MAX {
             let mut inner = self.lock();
-            if !inner.lacks(key) {
+            rest.retain(|(key, _)| inner.lacks(key));
+            if rest.is_empty() {
                 return;
             }
             let engine = Arc::clone(&inner.engine);
-            let reading = inner.cache.begin(key);
+            let readings: Vec<_> = rest.iter().map(|(key, _)| inner.cache.begin(key)).collect();
             drop(inner);
-            let found = engine.get(key).ok().map(|record| match wanted {
-                Wanted::Record => (record, None),
-                Wanted::Digest => {
-                    let digest = digest_of(key, record.as_ref());
-                    (record, digest)
-                }
-            });
+            let found: Vec<_> = rest.iter().map(|wanted| read_for(&*engine, wanted)).collect();
             let mut inner = self.lock();
             // Another engine: a copy replaced the one that was read, and its cache.
-            if Arc::ptr_eq(&engine, &inner.engine) && inner.cache.end(key, reading, found) {
-                return;
+            if !Arc::ptr_eq(&engine, &inner.engine) {
+                continue;
             }
+            let mut found = readings.into_iter().zip(found);
+            rest.retain(|(key, _)| {
+                let (reading, found) = found.next().expect("as many as were begun");
+                !inner.cache.end(key, reading, found)
+            });
         }
     }
 
