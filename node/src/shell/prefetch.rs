@@ -36,7 +36,7 @@
 //! # Where a read still blocks
 //!
 //! Where the core's thread has nothing else to do and reads a record that the system turns out not to
-//! have in its memory: what that may cost others is bounded (`readers.rs`).
+//! have in its memory: `readers.rs` tells what that may cost others.
 //!
 //! And what is read for a request may be evicted again, changed, or fed to the engine, before the core
 //! gets there. Then the core's thread reads it, as it would have without all this: rarely, and of

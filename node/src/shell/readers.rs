@@ -7,9 +7,10 @@
 //! the core reads itself, when it has nothing else to do, come back together, so that what becomes
 //! ready shares a round and an answer. But whatever the core's thread waits for, everything waits for:
 //!
-//! * It reads where more than [`HAND_LEAVES`] keys wait: less than that threads have read soon enough.
-//!   So a disk that hangs stops no coordinator that is read from little.
-//! * It reads after others have seen that keys are fast by now: [`Queue::took`] says how many.
+//! * It reads where more than [`HAND_LEAVES`] keys wait: less than that threads have read soon enough,
+//!   and one slow read holds up nothing else. A disk that hangs for good does hold up the core, once
+//!   so many wait for it.
+//! * It reads after keys were seen to be fast, several bundles of them in a row ([`Queue::took`]).
 //! * It reads nothing while the engine's files change. The engine holds a lock that readers want while
 //!   it syncs a new list of its tables, and that may take a tenth of a second.
 //! * Where it had to wait all the same, for a record that the system did not have in its memory, it
@@ -57,7 +58,7 @@ const KEY_SLOW: Duration = Duration::from_micros(100);
 /// A reader that goes on reading tells of what it has read after this time, and after so many keys.
 const TELL_AFTER: Duration = Duration::from_micros(200);
 const TELL_KEYS_MAX: usize = 64;
-/// So many it leaves to threads: one that finds none ends, and is woken again.
+/// So few, and the last so many, are left to a thread: one that finds none ends, and is woken again.
 const HAND_LEAVES: usize = 8;
 /// How many keys the core's thread reads at once: what becomes ready meanwhile waits for them.
 const HAND_KEYS: usize = 16;

@@ -47,7 +47,7 @@ pub(super) fn digest_of(key: &Key, record: Option<&Record>) -> Option<Digest> {
 pub(super) struct Cache {
     held: quick_cache::unsync::Cache<Key, Option<Record>, Bytes>,
     digests: Digests,
-    /// Keys that are being read, each with its newest read. As many as there are readers.
+    /// Keys that are being read, each with its newest read. A bundle for each of the readers.
     reading: BTreeMap<Key, Reading>,
     /// The newest pass that has not ended, unless much changed meanwhile, and what did.
     pass: Option<(Reading, HashSet<Key>)>,
