@@ -4,16 +4,20 @@
 //! the core thread after its steps; what it hears is left in a map that the core thread looks
 //! into at each tick. So a slow disk or a busy core delays no heartbeat. Only where the process is
 //! traced a beat waits for its line of the trace: see `docs/tracing.md`.
+//!
+//! But a core that stands still does nothing of what a heartbeat promises. Where it has said nothing
+//! for `suspect_after` this thread falls silent as well, so that the others go on without the node.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use quorate_protocol::ids::{NodeId, StoreId};
 use quorate_protocol::rpc::heartbeat::{Beat, HeartbeatRequest, HeartbeatResponse};
+use quorate_protocol::settings::Settings;
 use quorate_protocol::transport::{
     CallError, ConnectError, Detached, KnownCluster, Link, Service, serve_channel,
 };
@@ -36,42 +40,76 @@ const ASK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What the core thread publishes, and what was heard.
 pub(crate) struct Board {
-    /// What this node says; nothing before it has registered.
-    beat: Mutex<Option<Beat>>,
+    said: Mutex<Said>,
     /// The last beat of each node. Emptied by the core thread at each tick.
     heard: DashMap<NodeId, Beat>,
-    interval_ms: std::sync::atomic::AtomicU64,
+}
+
+/// What this node says.
+struct Said {
+    /// Nothing before it has registered.
+    beat: Option<Beat>,
+    /// When the core thread last said so, and how long that holds.
+    at: Instant,
+    holds: Duration,
+    /// Whether it held when it was last looked at.
+    held: bool,
+    interval: Duration,
 }
 
 impl Board {
     pub(crate) fn new() -> Arc<Self> {
+        let Settings { heartbeat_ms, suspect_after_ms, .. } = Settings::default();
         Arc::new(Self {
-            beat: Mutex::new(None),
+            said: Mutex::new(Said {
+                beat: None,
+                at: Instant::now(),
+                holds: suspect_after_ms.into(),
+                held: true,
+                interval: heartbeat_ms.into(),
+            }),
             heard: DashMap::new(),
-            interval_ms: std::sync::atomic::AtomicU64::new(100),
         })
     }
 
-    fn beat(&self) -> MutexGuard<'_, Option<Beat>> {
-        // Held for a clone only; a holder that panicked left the beat whole.
-        self.beat.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn said(&self) -> MutexGuard<'_, Said> {
+        // Held for a clone only; a holder that panicked left it whole.
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says this from now on.
+    /// Says this from now on, for as long as it holds.
     pub(crate) fn publish(&self, beat: Option<Beat>) {
-        let mut published = self.beat();
-        if *published != beat {
-            *published = beat;
+        let mut said = self.said();
+        if said.beat != beat {
+            said.beat = beat;
         }
+        said.at = Instant::now();
     }
 
-    pub(crate) fn set_interval(&self, interval: Duration) {
-        let ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
-        self.interval_ms.store(ms, std::sync::atomic::Ordering::Relaxed);
+    /// How often it is said, and how long it holds.
+    pub(crate) fn set_pace(&self, interval: Duration, holds: Duration) {
+        let mut said = self.said();
+        (said.interval, said.holds) = (interval, holds);
     }
 
     fn interval(&self) -> Duration {
-        Duration::from_millis(self.interval_ms.load(std::sync::atomic::Ordering::Relaxed))
+        self.said().interval
+    }
+
+    /// What is to be said now.
+    fn beat(&self) -> Option<Beat> {
+        let mut said = self.said();
+        let stood = said.at.elapsed();
+        let holds = stood <= said.holds;
+        let changed = std::mem::replace(&mut said.held, holds) != holds;
+        let beat = said.beat.clone().filter(|_| holds);
+        drop(said);
+        match (changed, holds) {
+            (true, false) => tracing::warn!(?stood, "the core stands still; no more heartbeats"),
+            (true, true) => tracing::warn!("the core goes on, and so do heartbeats"),
+            (false, _) => {}
+        }
+        beat
     }
 
     fn hear(&self, beat: Beat) {
@@ -178,8 +216,8 @@ fn serve(board: &Arc<Board>, connection: Detached) {
         let inbox = |request, responder: quorate_protocol::transport::Responder<_>| {
             let HeartbeatRequest::Beat { beat } = request;
             board.hear(beat);
-            // Before it has registered this node has nothing to say, and drops the call.
-            if let Some(beat) = board.beat().clone() {
+            // With nothing to say this node drops the call.
+            if let Some(beat) = board.beat() {
                 responder.send(HeartbeatResponse::Beat(beat));
             }
         };
@@ -201,8 +239,9 @@ async fn call(
     let (mut answered, mut hurried) = (true, false);
     loop {
         let begun = Instant::now();
-        let Some(beat) = board.beat().clone() else {
-            // It has not registered, or did a moment ago: then the others are told at once.
+        let Some(beat) = board.beat() else {
+            // It has not registered, or did a moment ago: then the others are told at once. Or its core
+            // stands still.
             tokio::time::sleep(ASK_AGAIN).await;
             continue;
         };
@@ -241,7 +280,7 @@ async fn call(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use quorate_protocol::ids::{ClusterId, History};
     use quorate_protocol::transport::Listener;
     use quorate_protocol::version::{Promise, Version};
@@ -251,7 +290,7 @@ mod tests {
 
     const PEER: StoreId = StoreId(7);
 
-    fn beat() -> Beat {
+    pub(in crate::shell) fn beat() -> Beat {
         Beat {
             node: NodeId(1),
             store: PEER,
@@ -266,6 +305,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_a_core_said_long_ago_is_not_said_any_more() {
+        let board = Board::new();
+        assert_eq!(board.beat(), None, "it has not registered");
+        let pace = |holds| board.set_pace(Duration::from_secs(1), holds);
+        board.publish(Some(beat()));
+        pace(Duration::from_secs(60));
+        assert_eq!(board.beat(), Some(beat()));
+        while board.said().at.elapsed().is_zero() {}
+        pace(Duration::ZERO);
+        assert_eq!(board.beat(), None);
+        pace(Duration::from_secs(60));
+        board.publish(Some(beat()));
+        assert_eq!(board.beat(), Some(beat()), "it goes on");
+    }
+
     /// The next beat is a minute away; the silence of a process that is gone is not.
     #[tokio::test]
     async fn a_peer_that_is_gone_is_noticed_between_two_beats() {
@@ -275,7 +330,7 @@ mod tests {
         let address = listener.local_address().unwrap().to_string();
         let ours = Board::new();
         ours.publish(Some(beat()));
-        ours.set_interval(Duration::from_secs(60));
+        ours.set_pace(Duration::from_secs(60), Duration::from_secs(60));
         let (inbox, mut inputs) = Inbox::new();
         let link = Link::to_store(PEER, address, Service::Heartbeat, cluster);
         let calling = tokio::spawn(call(NodeId(2), link, Arc::clone(&ours), inbox));

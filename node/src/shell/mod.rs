@@ -452,7 +452,8 @@ impl Shell {
         }
         self.work.push_back(Work::Node(node::Event::Tick));
         self.work.push_back(Work::Coordinator(coordinator::Event::Tick));
-        self.board.set_interval(self.node.settings().heartbeat_ms.into());
+        let settings = self.node.settings();
+        self.board.set_pace(settings.heartbeat_ms.into(), settings.suspect_after_ms.into());
         self.work_off();
         self.tick_prefetch();
         self.keep_up();

@@ -7,6 +7,7 @@ mod slow;
 
 use std::collections::BTreeMap;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use quorate_protocol::record::{Digest, Key, Record, Value};
 use quorate_protocol::rpc::Declined;
 use quorate_protocol::rpc::appoint::{AppointeeRequest, AppointeeResponse, Appointment};
 use quorate_protocol::rpc::bulk::{BulkRequest, BulkResponse};
+use quorate_protocol::rpc::heartbeat::{HeartbeatRequest, HeartbeatResponse};
 use quorate_protocol::rpc::registry::{LiveAnswer, Registered, RegistryRequest, RegistryResponse};
 use quorate_protocol::rpc::replica::{
     Append, Appended, CopyOrder, Fetch, Prepare, ReplicaRequest, ReplicaResponse, Round,
@@ -32,16 +34,17 @@ use quorate_protocol::transport::{
 use quorate_protocol::version::{Promise, Version};
 use quorate_protocol::view::{Directory, Registration, View};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::beats::tests::beat;
 use super::inbox::Inbox;
 use super::registry::Server;
 use super::{Config, open, run_opened};
 use crate::log::memory::MemoryLog;
 use crate::log::{Log, LogOp};
 use crate::sizes::Sizes;
-use crate::state::{Change as Changed, Group, Limits, MemoryState, State};
+use crate::state::{Change as Changed, Group, Limits, MemoryState, State, StateError};
 use slow::Slow;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -51,6 +54,9 @@ const CLUSTER: ClusterId = ClusterId(7);
 /// What the engine holds at the start, and up to where.
 const HELD: [&str; 4] = ["slow-1", "slow-2", "slow-3", "quick"];
 const APPLIED: Version = Version::new(1, 4);
+/// Who reads this makes the core itself wait: it is found damaged, which nothing keeps in memory, and
+/// read again.
+const STUCK: &str = "stuck";
 
 /// Holds reads of slow keys until it is opened. Opens with the end of the test, however it ends.
 #[derive(Clone)]
@@ -256,7 +262,14 @@ async fn with(limits: Limits, settings: Settings, test: impl AsyncFnOnce(&mut No
     let gate = Gate::shut();
     let (asking, asked) = mpsc::unbounded_channel();
     let (at_gate, before) = (gate.clone(), gate.clone());
+    let found_damaged = AtomicBool::new(false);
     let engine = Slow::over(Arc::new(held()), move |key| {
+        if *key == Key::from(STUCK) {
+            if !found_damaged.swap(true, Ordering::Relaxed) {
+                return Err(StateError::Record { key: key.clone() });
+            }
+            at_gate.pass();
+        }
         if key.as_bytes().starts_with(b"slow") {
             asking.send(key.clone()).unwrap();
             at_gate.pass();
@@ -492,6 +505,45 @@ async fn a_round_that_waited_is_not_answered_under_an_old_promise() {
             ReplicaResponse::Fetch(Err(declined)) => assert_eq!(declined, fenced),
             other => panic!("{other:?}"),
         }
+    })
+    .await;
+}
+
+/// Sends heartbeats to a node until it answers them, or does not any more.
+async fn beat_until(link: &Link<HeartbeatRequest, HeartbeatResponse>, answers: bool) {
+    let patience = Duration::from_secs(1);
+    let asking = async {
+        loop {
+            let request = HeartbeatRequest::Beat { beat: beat() };
+            if link.call(request, patience).await.is_ok() == answers {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, asking).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_core_that_stands_still_is_silent_until_it_goes_on() {
+    with_node(async |node| {
+        let (address, gate) = (node.address.clone(), node.gate.clone());
+        let (hears, heard) = oneshot::channel();
+        // The core's thread is this one, and will wait.
+        let listening = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let cluster = KnownCluster::new(CLUSTER);
+                let link = Link::to_store(StoreId(1), address, Service::Heartbeat, cluster);
+                beat_until(&link, true).await;
+                hears.send(()).unwrap();
+                beat_until(&link, false).await;
+                gate.set(false);
+                beat_until(&link, true).await;
+            });
+        });
+        heard.await.unwrap();
+        drop(node.read(STUCK, Level::Weak));
+        listening.await.unwrap();
     })
     .await;
 }
