@@ -7,12 +7,14 @@ mod state_support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use quorate_node::state::{
-    Change, DiskState, Group, MEMTABLE_BYTES_MIN, Snapshot, State, StateError, verify,
+    Change, DiskState, Group, LayeredState, Limits, MEMTABLE_BYTES_MIN, Snapshot, State,
+    StateError, verify,
 };
 use quorate_protocol::entry::Answer;
 use quorate_protocol::ids::Index;
@@ -20,7 +22,7 @@ use quorate_protocol::record::{Key, Record};
 use quorate_protocol::rpc::bulk::{Cursor, TokenRow};
 use quorate_protocol::version::Version;
 
-use state_support::{copy_dir, files, identity, key, token, value};
+use state_support::{Model, WINDOW, copy_dir, files, identity, key, token, value};
 
 /// A value of this length makes any group a large one.
 const LARGE: usize = 2 * MEMTABLE_BYTES_MIN as usize;
@@ -299,21 +301,29 @@ fn large_groups_are_not_in_the_journal() {
     assert!(bytes < 20 * LARGE as u64 / 8, "{bytes}");
 }
 
+/// Waits until a list of tables is not to be expected any more.
+fn settle(engine: &DiskState) {
+    let begun = Instant::now();
+    while engine.is_changing() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it never ends");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// As long as it is, a read may wait for a lock that is held while a list of tables is synced.
 #[test]
-fn an_engine_is_changing_for_a_while_after_each_batch() {
+fn an_engine_is_changing_for_a_while_after_rows() {
     let root = tempfile::tempdir().unwrap();
-    let (engine, mut held) = (open(root.path()), Held::default());
-    let changes: BTreeMap<_, _> = (0..3).map(|n| (n, What::Put)).collect();
-    for large in [false, true] {
-        held.group(&changes, large, 50).apply(&engine).unwrap();
-        assert!(engine.is_changing());
-        let begun = Instant::now();
-        while engine.is_changing() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "it never ends");
-            thread::sleep(Duration::from_millis(10));
-        }
-    }
-    engine.sync().unwrap();
+    let (engine, mut model) = (Arc::new(open(root.path())), Model::default());
+    let state = LayeredState::new(engine.clone(), Limits::default(), WINDOW, |_| {}).unwrap();
+    settle(&engine);
+    state.apply(model.write(false, 1, Some(5)));
+    assert!(state.is_calm(), "nothing is written to the engine");
+    state.pump();
     assert!(engine.is_changing());
+    assert!(state.is_calm(), "nothing was applied since");
+    state.apply(model.write(false, 1, Some(5)));
+    assert!(!state.is_calm());
+    settle(&engine);
+    assert!(state.is_calm());
 }

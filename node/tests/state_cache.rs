@@ -7,7 +7,7 @@
 mod slow;
 mod state_support;
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -97,27 +97,6 @@ fn what_was_read_once_is_in_memory_until_it_changes_and_then_still() {
         assert_eq!(state.get(key).unwrap().as_ref(), model.records.get(key));
     }
     during.lock().unwrap().take();
-}
-
-#[test]
-fn a_state_is_not_calm_while_a_group_is_fed() {
-    let (handle, calm) =
-        (Arc::new(OnceLock::<LayeredState>::new()), Arc::<Mutex<Vec<_>>>::default());
-    let memory: Arc<dyn State> = Arc::new(MemoryState::new(History(0)));
-    let engine = Slow::over(memory, |_| Ok(())).before_writes({
-        let (handle, calm) = (Arc::clone(&handle), Arc::clone(&calm));
-        move |_| {
-            calm.lock().unwrap().push(handle.get().unwrap().is_calm());
-            Ok(())
-        }
-    });
-    let state = LayeredState::new(Arc::new(engine), Limits::default(), WINDOW, |_| {}).unwrap();
-    assert!(handle.set(state.clone()).is_ok());
-    state.apply(Model::default().write(false, 1, Some(5)));
-    assert!(state.is_calm(), "what is in memory only holds up nobody");
-    state.pump();
-    assert_eq!(*calm.lock().unwrap(), [false]);
-    assert!(state.is_calm());
 }
 
 #[test]

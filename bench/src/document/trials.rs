@@ -221,13 +221,18 @@ fn keys(text: &mut String, results: &Results) -> Result<()> {
     let Some(keys) = &results.keys else { return Ok(()) };
     let (few, many) = (&keys.few, &keys.many);
     writeln!(text, "### {} keys\n", count(many.keys as f64))?;
+    let files = match few.held && many.held {
+        true => {
+            "What the nodes have on disk when a load begins is held in the system's memory meanwhile \
+             (`vmtouch`)"
+        }
+        false => "Before each load every file of the nodes is read once",
+    };
     writeln!(
         text,
         "The same loads on {} keys and on {}: each on a cluster that was filled in the order of the keys \
-         ({:.0} s and {:.0} s), one after the other, {} s each. Keys are asked for by chance. Before each \
-         load every file of the nodes is read once, for some ten seconds with many keys, so that the \
-         system has all of it in its memory; \"from disk\" is what it did not have all the same, in pages \
-         of 4 KiB.\n",
+         ({:.0} s and {:.0} s), one after the other, {} s each. Keys are asked for by chance. {files}; \
+         \"from disk\" is what the machine read from there all the same, in pages of 4 KiB.\n",
         count(few.keys as f64),
         count(many.keys as f64),
         few.fill_seconds,

@@ -7,16 +7,19 @@
 //! the core reads itself, when it has nothing else to do, come back together, so that what becomes
 //! ready shares a round and an answer. But whatever the core's thread waits for, everything waits for:
 //!
-//! * It reads where more than [`HAND_LEAVES`] keys wait: less than that threads have read soon enough,
-//!   and one slow read holds up nothing else. A disk that hangs for good does hold up the core, once
-//!   so many wait for it.
-//! * It reads after keys were seen to be fast, several bundles of them in a row ([`Queue::took`]).
-//! * It reads nothing while the engine's files change. The engine holds a lock that readers want while
-//!   it syncs a new list of its tables, and that may take a tenth of a second.
+//! * It reads where much is read: [`BUSY_KEYS`] from one tick to the next. Less than that threads have
+//!   read soon enough, and one slow read holds up nothing else.
+//! * It reads after keys were seen to be fast, several bundles of them in a row ([`Queue::took`]), and
+//!   none has waited from one tick to the next since.
+//! * It reads nothing while something is written and the engine's list of tables may change at any moment.
+//!   The engine holds a lock that readers want while it syncs a new one, and that may take a tenth of
+//!   a second.
 //! * Where it had to wait all the same, for a record that the system did not have in its memory, it
 //!   rests [`HAND_RESTS`] times as long, and twice as long as the last time where it has read nothing
 //!   in between without waiting. A wait below [`HAND_WAIT_MIN`] does not count.
 //! * It looks for what has come after every [`HAND_KEYS`].
+//!
+//! A disk that begins to hang while much is read from it does hold up the core, as long as it hangs.
 //!
 //! # When threads read
 //!
@@ -58,13 +61,15 @@ const KEY_SLOW: Duration = Duration::from_micros(100);
 /// A reader that goes on reading tells of what it has read after this time, and after so many keys.
 const TELL_AFTER: Duration = Duration::from_micros(200);
 const TELL_KEYS_MAX: usize = 64;
-/// So few, and the last so many, are left to a thread: one that finds none ends, and is woken again.
+/// So many keys from one tick to the next are so many that the core's thread reads some.
+const BUSY_KEYS: u64 = 32;
+/// The last so many are left to a thread that is at them: one that finds none ends, and is woken again.
 const HAND_LEAVES: usize = 8;
 /// How many keys the core's thread reads at once: what becomes ready meanwhile waits for them.
 const HAND_KEYS: usize = 16;
 /// Where that had to wait, how many times as long it reads none: so no more than one part in so many
 /// of its time is lost, and much less on a disk that is read from all the time.
-const HAND_RESTS: u32 = 10;
+const HAND_RESTS: u32 = 4;
 /// It rests no longer than this: by then the system may have in its memory what is read.
 const HAND_REST_MAX: Duration = Duration::from_secs(60);
 /// What takes no longer was no wait. What takes longer was one, if it read from a disk.
@@ -79,8 +84,10 @@ const READERS_END_WAIT: Duration = Duration::from_secs(5);
 pub(super) struct Readers {
     /// To be read, as soon as the core has nothing else to do.
     taken: Vec<(Key, Wanted)>,
-    /// How many keys the threads had been given at the last tick.
+    /// How many keys there had been at the last tick.
     given_before: u64,
+    /// Whether there were many of them since the one before.
+    busy: bool,
     hand: Hand,
     desk: Arc<Desk>,
     state: LayeredState,
@@ -192,7 +199,8 @@ fn names(keys: Vec<(Key, Wanted)>) -> impl Iterator<Item = Key> {
 impl Readers {
     pub(super) fn new(state: LayeredState, inbox: Inbox) -> Self {
         let hand = Hand::new();
-        Self { taken: Vec::new(), given_before: 0, hand, desk: Arc::default(), state, inbox }
+        let (taken, desk) = (Vec::new(), Arc::default());
+        Self { taken, given_before: 0, busy: false, hand, desk, state, inbox }
     }
 
     pub(super) fn take(&mut self, keys: Vec<Key>, wanted: Wanted) {
@@ -201,13 +209,11 @@ impl Readers {
 
     /// Has read what was taken, and what waits, by whom it may be.
     pub(super) fn read(&mut self) {
-        let is_new = !self.taken.is_empty();
         let mut queue = self.desk.lock();
         queue.give(self.taken.drain(..));
         let (waiting, fast) = (queue.keys.len(), queue.are_fast());
         drop(queue);
-        let few = is_new && waiting <= HAND_LEAVES;
-        if waiting > 0 && (few || waiting > ALONE_MAX || !fast || !self.hand_is_free()) {
+        if waiting > 0 && (waiting > ALONE_MAX || !fast || !self.hand_is_free()) {
             self.start(READERS_FIRST);
         }
     }
@@ -216,10 +222,14 @@ impl Readers {
     /// and not told of: the reader may be at a slow key by now.
     pub(super) fn tick(&mut self) -> Vec<Key> {
         let mut queue = self.desk.lock();
-        let (waiting, given) = (queue.waiting_since(self.given_before), queue.given);
+        let waiting = queue.waiting_since(self.given_before);
+        if waiting > 0 {
+            queue.bundle = 1;
+        }
         let read = std::mem::take(&mut queue.read);
+        self.busy = queue.given - self.given_before >= BUSY_KEYS;
+        self.given_before = queue.given;
         drop(queue);
-        self.given_before = given;
         if waiting > 0 {
             self.start(READERS_MAX);
         }
@@ -236,7 +246,7 @@ impl Readers {
     }
 
     fn hand_is_free(&self) -> bool {
-        !self.hand.rests(Instant::now()) && self.state.is_calm()
+        self.busy && !self.hand.rests(Instant::now()) && self.state.is_calm()
     }
 
     /// Reads some of the keys on this thread. Gives back what was read and not told of.
@@ -464,21 +474,32 @@ mod tests {
         assert_eq!(desk.lock().take(100, true).len(), 1);
     }
 
-    /// Has so many keys read, each of which was fast lately or was not, where the core's thread rests
-    /// or does not.
-    fn given_to(readers: &mut Readers, count: usize, fast: bool, rests: bool) {
-        readers.desk.lock().bundle = if fast { BUNDLE_MAX } else { BUNDLE_MAX / 2 };
-        if rests {
+    /// In the last tick so much was read, and keys were fast; some wait now.
+    #[derive(Clone, Copy)]
+    struct Given {
+        lately: u64,
+        waiting: usize,
+        fast: bool,
+        rests: bool,
+    }
+
+    const MUCH: Given = Given { lately: BUSY_KEYS, waiting: 1, fast: true, rests: false };
+
+    fn given_to(readers: &mut Readers, given: Given) {
+        readers.desk.lock().given += given.lately;
+        assert_eq!(readers.tick(), []);
+        readers.desk.lock().bundle = if given.fast { BUNDLE_MAX } else { BUNDLE_MAX / 2 };
+        if given.rests {
             readers.hand.rests_until = Instant::now() + Duration::from_secs(1_000);
         }
-        readers.take(keys(0, count as u32), Wanted::Record);
+        readers.take(keys(0, given.waiting as u32), Wanted::Record);
         readers.read();
     }
 
     #[test]
-    fn the_cores_thread_reads_by_itself_where_some_wait_and_keys_are_fast() {
+    fn the_cores_thread_reads_by_itself_where_much_is_read_and_keys_are_fast() {
         let mut readers = readers();
-        given_to(&mut readers, ALONE_MAX, true, false);
+        given_to(&mut readers, Given { waiting: ALONE_MAX, ..MUCH });
         readers.desk.lock().read.push(key(200));
         let mut read = Vec::new();
         while !readers.desk.lock().keys.is_empty() {
@@ -499,38 +520,58 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_thread_reads_where_few_wait_or_many_or_keys_are_slow_or_the_core_rests() {
-        let (few, some, many) = (HAND_LEAVES, HAND_LEAVES + 1, ALONE_MAX + 1);
-        for (count, fast, rests) in [
-            (1, true, false),
-            (few, true, false),
-            (many, true, false),
-            (some, false, false),
-            (some, true, true),
+    async fn a_thread_reads_where_little_is_read_or_many_wait_or_keys_are_slow_or_the_core_rests() {
+        for given in [
+            Given { lately: 0, ..MUCH },
+            Given { lately: BUSY_KEYS - 1, waiting: ALONE_MAX, ..MUCH },
+            Given { waiting: ALONE_MAX + 1, ..MUCH },
+            Given { fast: false, ..MUCH },
+            Given { rests: true, ..MUCH },
         ] {
             let (mut readers, mut inputs) = readers_and_inputs();
-            given_to(&mut readers, count, fast, rests);
+            given_to(&mut readers, given);
             let mut read = Vec::new();
-            while read.len() < count {
+            while read.len() < given.waiting {
                 let told = tokio::time::timeout(READERS_END_WAIT, inputs.recv()).await;
                 let Ok(Some(Input::Read(keys))) = told else { panic!("not read") };
                 read.extend(keys);
             }
-            assert_eq!(read, keys(0, count as u32));
+            assert_eq!(read, keys(0, given.waiting as u32));
         }
     }
 
     #[test]
     fn the_cores_thread_leaves_some_to_those_who_are_at_it_and_all_that_may_be_slow() {
-        let readers = readers();
-        readers.desk.lock().bundle = BUNDLE_MAX;
+        let mut readers = readers();
+        given_to(&mut readers, Given { waiting: HAND_LEAVES, ..MUCH });
+        assert!(readers.want_a_hand());
         readers.desk.lock().readers = 1;
-        given(&readers.desk, 0..HAND_LEAVES as u32);
         assert!(!readers.want_a_hand());
         given(&readers.desk, 100..101);
         assert!(readers.want_a_hand());
         readers.desk.lock().took(1, 2 * KEY_SLOW);
         assert!(!readers.want_a_hand(), "slow");
+    }
+
+    /// The disk hangs, say: then no more than those that are at it should wait for it.
+    #[tokio::test]
+    async fn the_cores_thread_keeps_away_from_keys_of_which_one_has_waited_for_a_tick() {
+        let mut readers = readers();
+        given_to(&mut readers, Given { waiting: HAND_LEAVES + 1, ..MUCH });
+        // So no thread begins, and the first of them hangs.
+        readers.desk.lock().readers = READERS_MAX;
+        assert!(readers.want_a_hand());
+        given(&readers.desk, 100..100 + BUSY_KEYS as u32);
+        assert_eq!(readers.tick(), []);
+        assert!(readers.want_a_hand(), "none has waited from one tick to the next");
+        assert_eq!(readers.tick(), []);
+        assert!(!readers.want_a_hand());
+        readers.busy = true;
+        assert!(!readers.want_a_hand(), "however many come");
+        for _ in 0..BUNDLE_MAX.ilog2() {
+            readers.desk.lock().took(1, Duration::ZERO);
+        }
+        assert!(readers.want_a_hand(), "they are fast again");
     }
 
     #[test]
@@ -555,7 +596,7 @@ mod tests {
     fn who_waits_again_and_again_rests_longer_each_time() {
         let ms = Duration::from_millis;
         let rests: Vec<_> = (0..4).map(|before| rest_after(ms(1), before)).collect();
-        assert_eq!(rests, [ms(10), ms(20), ms(40), ms(80)]);
+        assert_eq!(rests, [ms(4), ms(8), ms(16), ms(32)]);
         assert_eq!(rest_after(ms(1), 30), HAND_REST_MAX);
         assert_eq!(rest_after(ms(1), u32::MAX), HAND_REST_MAX);
     }

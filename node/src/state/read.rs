@@ -144,14 +144,16 @@ impl LayeredState {
         }
     }
 
-    /// Whether nothing is written to the engine, so that a read waits for the disk at the most.
+    /// Whether a read of the engine waits for its disk at the most, and not for what it writes. Or
+    /// nothing has been applied since the last group was fed: then nobody waits but who reads, and
+    /// those would wait for that in any case.
     #[must_use]
     pub fn is_calm(&self) -> bool {
         let inner = self.lock();
+        let is_fed = inner.open_since.is_none() && inner.feeding.is_none();
         let engine = Arc::clone(&inner.engine);
-        let feeding = inner.feeding.is_some();
         drop(inner);
-        !feeding && !engine.is_changing()
+        is_fed || !engine.is_changing()
     }
 
     /// About `records_max` records behind `after`. Pages are not of one snapshot. May wait for

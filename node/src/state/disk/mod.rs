@@ -223,7 +223,7 @@ impl State for DiskState {
     }
 
     fn is_changing(&self) -> bool {
-        self.writer.try_lock().is_err() || self.tree.is_changing()
+        self.tree.is_changing()
     }
 
     fn scan(

@@ -6,7 +6,7 @@ use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -61,7 +61,7 @@ const ROW_OVERHEAD_BYTES: usize = 40;
 /// How often a wait looks. fjall has nothing to wait *on* that also tells of a failure.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// So long after a batch fjall may still be making a table of its memtable.
+/// So long after a batch of rows fjall may still be making a table of its memtable.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
 /// An open tree.
@@ -75,8 +75,19 @@ pub(super) struct Tree {
     /// Such tables could not be written. fjall tells nobody of it, and might go on with what was
     /// left half done.
     broken: Arc<AtomicBool>,
-    /// When something was last written.
+    /// How many are at what brings a new list of tables.
+    changing: Arc<AtomicUsize>,
+    /// When rows were last written.
     written: Arc<Mutex<Instant>>,
+}
+
+/// Kept while there may be a new list of tables at any moment.
+struct Changing(Arc<AtomicUsize>);
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
 }
 
 impl Tree {
@@ -113,8 +124,15 @@ impl Tree {
             })?;
             // fjall syncs this one before it makes its keyspaces in it.
             dirs::sync(&dir.join(KEYSPACES))?;
-            let (broken, written) = (Arc::default(), Arc::new(Mutex::new(Instant::now())));
-            Ok(Self { db, keyspace, dir: dir.into(), bulk_bytes: memtable_bytes, broken, written })
+            Ok(Self {
+                db,
+                keyspace,
+                dir: dir.into(),
+                bulk_bytes: memtable_bytes,
+                broken: Arc::default(),
+                changing: Arc::default(),
+                written: Arc::new(Mutex::new(Instant::now())),
+            })
         })
     }
 
@@ -145,26 +163,29 @@ impl Tree {
 
     /// Makes a batch visible, wholly or not at all.
     pub(super) fn commit(&self, batch: Batch<'_>) -> Result<(), StateError> {
-        let done = self.write(batch).map_err(|error| self.explain(error));
-        self.was_written();
-        done
+        self.write(batch).map_err(|error| self.explain(error))
     }
 
-    fn was_written(&self) {
-        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    fn changes(&self) -> Changing {
+        self.changing.fetch_add(1, Ordering::Acquire);
+        Changing(Arc::clone(&self.changing))
     }
 
     /// Whether there may be a new list of tables at any moment. fjall holds the lock that readers want
-    /// while it syncs one.
+    /// while it syncs one. Waits for nothing.
     pub(super) fn is_changing(&self) -> bool {
         let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        written.elapsed() < SETTLED_AFTER || self.db.active_compactions() > 0
+        let changing = self.changing.load(Ordering::Acquire) > 0;
+        changing || written.elapsed() < SETTLED_AFTER || self.db.active_compactions() > 0
     }
 
     fn write(&self, batch: Batch<'_>) -> Result<(), StateError> {
         self.make_way()?;
         if batch.bytes < self.bulk_bytes {
-            return self.write_rows(batch);
+            let _changing = self.changes();
+            let done = self.write_rows(batch);
+            *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            return done;
         }
         let done = self.write_tables(batch);
         if done.is_err() {
@@ -194,21 +215,22 @@ impl Tree {
         contained("writing tables", || {
             // fjall would seal and write it just as well, but only the worker that is asked here
             // drops journals. Nobody waits for that one: it may be compacting.
-            self.keyspace.rotate_memtable()?;
+            let changing = self.changes();
+            let sealed = self.keyspace.rotate_memtable()?.then_some(changing);
             let mut tables = self.keyspace.start_ingestion()?;
             batch.for_each(|name, row| match row {
                 Some(row) => tables.write(name, row),
                 None => tables.write_tombstone(name),
             })?;
+            let _changing = sealed.unwrap_or_else(|| self.changes());
             tables.finish()
         })
     }
 
     /// Everything committed is in synced tables on return. The caller keeps writers out.
     pub(super) fn flush(&self) -> Result<(), StateError> {
-        let done = self.flush_whole().map_err(|error| self.explain(error));
-        self.was_written();
-        done
+        let _changing = self.changes();
+        self.flush_whole().map_err(|error| self.explain(error))
     }
 
     fn flush_whole(&self) -> Result<(), StateError> {
@@ -247,6 +269,7 @@ impl Tree {
             if start.elapsed() > COMPACTION_WAIT {
                 // fjall asks for one compaction a flush; when that does not suffice, nobody
                 // else would ever ask for more.
+                let _changing = self.changes();
                 return contained("compacting", || self.keyspace.major_compact());
             }
             thread::sleep(LOOK_EVERY);
@@ -512,5 +535,47 @@ fn sorted(error: fjall::Error) -> StateError {
         fjall::Error::Poisoned => StateError::Halted { why },
         fjall::Error::Locked => StateError::Io { why: "fjall's own lock is taken".to_owned() },
         _ => StateError::Store { why },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use quorate_protocol::record::Value;
+
+    use super::*;
+
+    /// Whether that is seen while a large batch is written. It takes a moment, in which whoever looks
+    /// may not be running.
+    fn is_seen_to_change() -> bool {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::create(dir.path(), 1 << 20).unwrap();
+        let value = Some(Value::from(vec![b'v'; 2 << 20]));
+        let (key, record) =
+            (Key::from("k"), Record { version: Version::new(1, 1), value, expires: None });
+        let mut batch = Batch::default();
+        batch.put(&key, &record).unwrap();
+        let is_over = AtomicBool::new(false);
+        let is_seen = thread::scope(|scope| {
+            let looking = scope.spawn(|| {
+                let mut is_seen = false;
+                while !is_over.load(Ordering::Relaxed) {
+                    is_seen |= tree.changing.load(Ordering::Acquire) > 0;
+                }
+                is_seen
+            });
+            let done = tree.commit(batch);
+            is_over.store(true, Ordering::Relaxed);
+            done.unwrap();
+            looking.join().unwrap()
+        });
+        assert_eq!(tree.changing.load(Ordering::Acquire), 0, "it is over");
+        is_seen
+    }
+
+    #[test]
+    fn the_list_of_tables_is_changing_while_tables_are_taken_in() {
+        assert!((0..100).any(|_| is_seen_to_change()));
     }
 }
