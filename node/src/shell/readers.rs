@@ -15,7 +15,7 @@
 //!   The engine holds a lock that readers want while it syncs a new one, and that may take a tenth of
 //!   a second.
 //! * Where it had to wait all the same, for a record that the system did not have in its memory, it
-//!   rests [`HAND_RESTS`] times as long, and twice as long as the last time where it has read nothing
+//!   rests [`hand::HAND_RESTS`] times as long, and twice as long as the last time where it has read nothing
 //!   in between without waiting. A wait below [`HAND_WAIT_MIN`] does not count.
 //! * It looks for what has come after every [`HAND_KEYS`].
 //!
@@ -37,13 +37,15 @@
 //! taken at a time, unless they turn out to be slow ([`KEY_SLOW`]), and they are told of when the queue
 //! is empty, or every [`TELL_AFTER`]; at the next tick, where a slow key came next.
 
+mod hand;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{UsageWho, getrusage};
 use quorate_protocol::record::Key;
 
+use self::hand::{HAND_WAIT_MIN, Hand};
 use super::inbox::{Inbox, Input};
 use crate::state::{LayeredState, Wanted};
 
@@ -67,16 +69,6 @@ const BUSY_KEYS: u64 = 32;
 const HAND_LEAVES: usize = 8;
 /// How many keys the core's thread reads at once: what becomes ready meanwhile waits for them.
 const HAND_KEYS: usize = 16;
-/// Where that had to wait, how many times as long it reads none: so no more than one part in so many
-/// of its time is lost, and much less on a disk that is read from all the time.
-const HAND_RESTS: u32 = 4;
-/// It rests no longer than this: by then the system may have in its memory what is read.
-const HAND_REST_MAX: Duration = Duration::from_secs(60);
-/// What takes no longer was no wait. What takes longer was one, if it read from a disk.
-const HAND_WAIT_MIN: Duration = Duration::from_micros(250);
-/// What takes longer than this was one also where the thread waited for something else. Below, that
-/// is mostly the allocator's lock, whose holder was not running.
-const HAND_STALL_MIN: Duration = Duration::from_millis(10);
 /// How long the end of a node waits for what is being read.
 const READERS_END_WAIT: Duration = Duration::from_secs(5);
 
@@ -114,13 +106,15 @@ struct Queue {
     readers: usize,
     /// How many threads have not let go of the state yet.
     alive: usize,
+    /// Whether somebody waits for them to.
+    is_ending: bool,
 }
 
 impl Default for Queue {
     /// How fast the disk is must be seen first.
     fn default() -> Self {
         let (keys, read) = (VecDeque::new(), Vec::new());
-        Self { keys, given: 0, read, bundle: 1, readers: 0, alive: 0 }
+        Self { keys, given: 0, read, bundle: 1, readers: 0, alive: 0, is_ending: false }
     }
 }
 
@@ -187,8 +181,14 @@ impl Desk {
     }
 
     fn leave(&self) {
-        self.lock().alive -= 1;
-        self.ended.notify_all();
+        let mut queue = self.lock();
+        queue.alive -= 1;
+        let is_awaited = queue.is_ending;
+        drop(queue);
+        // A system call, whether anybody waits or not.
+        if is_awaited {
+            self.ended.notify_all();
+        }
     }
 }
 
@@ -293,67 +293,6 @@ impl Readers {
     }
 }
 
-/// The core's thread, as far as it reads.
-struct Hand {
-    /// Until then it does not.
-    rests_until: Instant,
-    /// How often in a row it had to wait.
-    waited: u32,
-}
-
-impl Hand {
-    fn new() -> Self {
-        Self { rests_until: Instant::now(), waited: 0 }
-    }
-
-    fn rests(&self, now: Instant) -> bool {
-        now < self.rests_until
-    }
-
-    /// Does something, which is told when it began, and rests where that had to wait.
-    fn work<T>(&mut self, work: impl FnOnce(Instant) -> T) -> T {
-        let (begun, before) = (Instant::now(), Waits::so_far());
-        let done = work(begun);
-        let took = begun.elapsed();
-        if took >= HAND_WAIT_MIN && Waits::so_far().count(before, took) {
-            self.rests_until = Instant::now() + rest_after(took, self.waited);
-            self.waited = self.waited.saturating_add(1);
-        } else {
-            self.waited = 0;
-        }
-        done
-    }
-}
-
-/// How long the core's thread reads nothing after a wait, and so many right before it.
-fn rest_after(wait: Duration, before: u32) -> Duration {
-    let times = 2u32.saturating_pow(before).saturating_mul(HAND_RESTS);
-    wait.saturating_mul(times).min(HAND_REST_MAX)
-}
-
-/// What this thread has waited for. That the processor was taken from it does not count.
-#[derive(Clone, Copy)]
-struct Waits {
-    /// Blocks that it read from disks.
-    blocks: i64,
-    /// How often it waited, for whatever it was.
-    all: i64,
-}
-
-impl Waits {
-    fn so_far() -> Self {
-        let usage = getrusage(UsageWho::RUSAGE_THREAD);
-        let usage = usage.expect("the system counts for every thread");
-        Self { blocks: usage.block_reads(), all: usage.voluntary_context_switches() }
-    }
-
-    /// Whether it has waited since `before`, as far as that counts.
-    fn count(self, before: Self, took: Duration) -> bool {
-        let stalled = took >= HAND_STALL_MIN && self.all != before.all;
-        stalled || self.blocks != before.blocks
-    }
-}
-
 /// Reads keys until there are none left, and tells of them.
 fn read_all(desk: &Desk, state: &LayeredState, inbox: &Inbox) {
     let (mut keys, mut told_at, mut at) = (Vec::new(), Instant::now(), Instant::now());
@@ -379,6 +318,7 @@ impl Drop for Readers {
     fn drop(&mut self) {
         let mut queue = self.desk.lock();
         queue.keys.clear();
+        queue.is_ending = true;
         let alive = |queue: &mut Queue| queue.alive > 0;
         drop(self.desk.ended.wait_timeout_while(queue, READERS_END_WAIT, alive));
     }
@@ -490,7 +430,7 @@ mod tests {
         assert_eq!(readers.tick(), []);
         readers.desk.lock().bundle = if given.fast { BUNDLE_MAX } else { BUNDLE_MAX / 2 };
         if given.rests {
-            readers.hand.rests_until = Instant::now() + Duration::from_secs(1_000);
+            readers.hand.rest(Duration::from_secs(1_000));
         }
         readers.take(keys(0, given.waiting as u32), Wanted::Record);
         readers.read();
@@ -575,41 +515,21 @@ mod tests {
     }
 
     #[test]
-    fn a_hand_that_had_to_wait_rests_and_one_that_only_works_does_not() {
-        let mut hand = Hand::new();
-        let works = |begun: Instant| while begun.elapsed() < 4 * HAND_STALL_MIN {};
-        hand.work(works);
-        assert!(!hand.rests(Instant::now()));
-        let wait = 2 * HAND_STALL_MIN;
-        for waited in 0..2 {
-            let begun = Instant::now();
-            hand.work(|_| std::thread::sleep(wait));
-            assert!(hand.rests(begun + rest_after(wait, waited)));
-            let after = Instant::now() + rest_after(begun.elapsed(), waited);
-            assert!(!hand.rests(after), "and then no more");
-        }
-        hand.work(works);
-        assert_eq!(hand.waited, 0, "the next wait is the first again");
-    }
-
-    #[test]
-    fn who_waits_again_and_again_rests_longer_each_time() {
-        let ms = Duration::from_millis;
-        let rests: Vec<_> = (0..4).map(|before| rest_after(ms(1), before)).collect();
-        assert_eq!(rests, [ms(4), ms(8), ms(16), ms(32)]);
-        assert_eq!(rest_after(ms(1), 30), HAND_REST_MAX);
-        assert_eq!(rest_after(ms(1), u32::MAX), HAND_REST_MAX);
-    }
-
-    #[test]
-    fn what_counts_as_a_wait() {
-        let (before, read) = (Waits { blocks: 8, all: 3 }, Waits { blocks: 16, all: 4 });
-        let (worked, waited) = (before, Waits { all: 4, ..before });
-        let (short, long) = (HAND_WAIT_MIN, HAND_STALL_MIN);
-        let count = |now: Waits, took| now.count(before, took);
-        assert!(count(read, short) && count(read, long));
-        assert!(!count(worked, short) && !count(worked, long));
-        assert!(!count(waited, short) && count(waited, long));
+    fn the_end_waits_for_those_who_are_at_it() {
+        let readers = readers();
+        let desk = Arc::clone(&readers.desk);
+        desk.lock().alive = 1;
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !desk.lock().is_ending {
+                    std::thread::yield_now();
+                }
+                desk.leave();
+            });
+            drop(readers);
+        });
+        assert!(begun.elapsed() < READERS_END_WAIT, "and is told at once");
     }
 
     #[test]
