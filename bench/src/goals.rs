@@ -219,7 +219,7 @@ fn gaps(of: &[Failover]) -> Option<Spread> {
 /// The lower one of writes and reads counts.
 fn with_many_keys(keys: &Keys) -> Option<Spread> {
     let ratios = [keys.ratio("write-64")?, keys.ratio("read-64")?];
-    Spread::of(ratios).map(|ratios| Spread { median: ratios.least, ..ratios })
+    ratios.into_iter().min_by(|one, other| one.median.total_cmp(&other.median))
 }
 
 /// The ratio of the medians, and the least and most of any round.

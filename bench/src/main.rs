@@ -371,11 +371,8 @@ impl Run {
     }
 
     async fn keys(&mut self, sizes: &Sizes) -> Result<()> {
-        let Self { ground, data, times, .. } = self;
-        let few = keys::measure(ground, data, *times, KEYS).await?;
-        let count = usize::try_from(sizes.keys_many)?;
-        let many = keys::measure(ground, &Arc::new(Data::of(count)), *times, count).await?;
-        self.results.keys = Some(keys::Keys { few, many });
+        let many = usize::try_from(sizes.keys_many)?;
+        self.results.keys = Some(keys::measure(&self.ground, self.times, [KEYS, many]).await?);
         Ok(())
     }
 

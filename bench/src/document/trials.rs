@@ -230,9 +230,11 @@ fn keys(text: &mut String, results: &Results) -> Result<()> {
     };
     writeln!(
         text,
-        "The same loads on {} keys and on {}: each on a cluster that was filled in the order of the keys \
-         ({:.0} s and {:.0} s), one after the other, {} s each. Keys are asked for by chance. {files}; \
-         \"from disk\" is what the machine read from there all the same, in pages of 4 KiB.\n",
+        "The same loads on {} keys and on {}: on two clusters that were filled in the order of the keys \
+         ({:.0} s and {:.0} s), are up all the time, and are loaded in turns: writes and then reads of the \
+         one, and of the other, {} s each. Keys are asked for by chance. {files}; \"from disk\" is what \
+         the machine read from there all the same, in pages of 4 KiB, in the round with most. All else \
+         are medians of the rounds, and in brackets the least and the most.\n",
         count(few.keys as f64),
         count(many.keys as f64),
         few.fill_seconds,
@@ -246,23 +248,29 @@ fn keys(text: &mut String, results: &Results) -> Result<()> {
     )?;
     writeln!(text, "| --- | --- | --- | --- | --- | --- | --- |")?;
     let pages = |filled: &Filled, row: &str| filled.disk_pages(row).map_or("?".to_owned(), count);
-    let cell = |sample: &Sample| {
-        let Sample { per_second, p50_us, p99_us, .. } = sample;
-        format!("{}, {}, {}", count(*per_second), count(*p50_us), count(*p99_us))
-    };
-    for with_many in &many.samples {
-        let row = &with_many.row;
-        let (Some(with_few), Some(ratio)) = (few.sample(row), keys.ratio(row)) else { continue };
+    let mut rows: Vec<&str> = many.samples.iter().map(|sample| sample.row.as_str()).collect();
+    rows.sort_by_key(|row| many.samples.iter().position(|sample| sample.row == *row));
+    rows.dedup();
+    for row in rows {
+        let middle = |filled: &Filled, figure| filled.middle(row, figure).unwrap_or(0.0);
+        let cell = |filled: &Filled| {
+            let figures: [fn(&Sample) -> f64; 3] =
+                [|sample| sample.per_second, |sample| sample.p50_us, |sample| sample.p99_us];
+            figures.map(|figure| count(middle(filled, figure))).join(", ")
+        };
+        let Some(Spread { median, least, most }) = keys.ratio(row) else { continue };
+        let cpu = |sample: &Sample| sample.servers_us_per_operation;
+        let errors = |filled: &Filled| filled.of(row, |sample| sample.errors as f64).sum::<f64>();
         writeln!(
             text,
-            "| {row} | {} | {} | {ratio:.2}x | {:.0}, {:.0} | {}, {} | {} |",
-            cell(with_few),
-            cell(with_many),
-            with_few.servers_us_per_operation,
-            with_many.servers_us_per_operation,
+            "| {row} | {} | {} | {median:.2}x ({least:.2} to {most:.2}) | {:.0}, {:.0} | {}, {} | {} |",
+            cell(few),
+            cell(many),
+            middle(few, cpu),
+            middle(many, cpu),
             pages(few, row),
             pages(many, row),
-            with_few.errors + with_many.errors,
+            errors(few) + errors(many),
         )?;
     }
     writeln!(

@@ -33,12 +33,18 @@ pub(crate) struct Standing {
 impl Quorate {
     /// As [`Store::start`], with that many nodes.
     pub(crate) async fn start_with(ground: &Ground, nodes: usize) -> Result<Self> {
+        Self::start_as(ground, Self::NAME, nodes).await
+    }
+
+    /// The same, where several are up at once: the directories are called by this name and a number,
+    /// that of the server is 0.
+    pub(crate) async fn start_as(ground: &Ground, name: &str, nodes: usize) -> Result<Self> {
         let ports = free_ports(1 + nodes)?;
         let address = |at: usize| format!("127.0.0.1:{}", ports[at]);
         let server = address(0);
         let mut processes = Processes::new(ground);
         for at in 0..=nodes {
-            let dir = ground.empty(&format!("quorate-{at}"))?;
+            let dir = ground.empty(&format!("{name}-{at}"))?;
             let (listen, data) = (address(at), dir.join("data").display().to_string());
             let args = match at {
                 0 => strings(["server", "--listen", &listen, "--data", &data]),
