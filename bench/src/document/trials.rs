@@ -8,7 +8,7 @@ use super::count;
 use crate::data::{KEYS, VALUE_BYTES};
 use crate::results::{Results, Sample, Spread};
 use crate::trials::failover::Failover;
-use crate::trials::keys::Filled;
+use crate::trials::keys::{Filled, LOADS};
 
 pub(super) fn write(text: &mut String, results: &Results) -> Result<()> {
     gaps(
@@ -248,10 +248,7 @@ fn keys(text: &mut String, results: &Results) -> Result<()> {
     )?;
     writeln!(text, "| --- | --- | --- | --- | --- | --- | --- |")?;
     let pages = |filled: &Filled, row: &str| filled.disk_pages(row).map_or("?".to_owned(), count);
-    let mut rows: Vec<&str> = many.samples.iter().map(|sample| sample.row.as_str()).collect();
-    rows.sort_by_key(|row| many.samples.iter().position(|sample| sample.row == *row));
-    rows.dedup();
-    for row in rows {
+    for row in LOADS.as_flattened() {
         let middle = |filled: &Filled, figure| filled.middle(row, figure).unwrap_or(0.0);
         let cell = |filled: &Filled| {
             let figures: [fn(&Sample) -> f64; 3] =

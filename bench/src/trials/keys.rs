@@ -28,7 +28,7 @@ use crate::stores::quorate::Quorate;
 
 /// The loads, named as the rows that are the same. Reads come right after the writes of the same cluster,
 /// whose state on disk lags.
-const LOADS: &[[&str; 2]] = &[["write-64", "read-64"], ["write-shared", "read-shared"]];
+pub(crate) const LOADS: &[[&str; 2]] = &[["write-64", "read-64"], ["write-shared", "read-shared"]];
 
 /// How often each of them.
 const ROUNDS: u32 = 3;

@@ -13,7 +13,7 @@
 //!   none has waited from one tick to the next since.
 //! * It reads nothing while something is written and the engine's list of tables may change at any moment.
 //!   The engine holds a lock that readers want while it syncs a new one, and that may take a tenth of
-//!   a second.
+//!   a second. Where nothing is written that holds up reads alone, also those of what is in memory.
 //! * Where it had to wait all the same, for a record that the system did not have in its memory, it
 //!   rests [`hand::HAND_RESTS`] times as long, and twice as long as the last time where it has read nothing
 //!   in between without waiting. A wait below [`HAND_WAIT_MIN`] does not count.

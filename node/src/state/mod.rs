@@ -111,8 +111,8 @@ pub trait State: Send + Sync {
         false
     }
 
-    /// Whether its files change, or did a moment ago: then [`get`](Self::get) may wait for that, and
-    /// longer than for a record on the disk.
+    /// Whether its list of files may change at any moment: then [`get`](Self::get) may wait for that,
+    /// and longer than for a record on the disk.
     fn is_changing(&self) -> bool {
         false
     }

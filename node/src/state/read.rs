@@ -145,8 +145,8 @@ impl LayeredState {
     }
 
     /// Whether a read of the engine waits for its disk at the most, and not for what it writes. Or
-    /// nothing has been applied since the last group was fed: then nobody waits but who reads, and
-    /// those would wait for that in any case.
+    /// nothing has been applied since the last group was fed: then no write waits behind it, but the
+    /// first that come again.
     #[must_use]
     pub fn is_calm(&self) -> bool {
         let inner = self.lock();
