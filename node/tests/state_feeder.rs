@@ -80,6 +80,26 @@ fn many_entries_are_fed_also_where_each_overwrites_the_one_before() {
 }
 
 #[test]
+fn what_takes_much_of_the_log_is_fed_also_where_it_is_one_value() {
+    const VALUE: usize = 1_000;
+    let never = Duration::from_secs(3_600);
+    let bytes = VALUE as u64;
+    // By its own bound, and by a quarter of what the log may take.
+    for (feed_log_bytes, log_bytes_max) in [(5 * bytes, u64::MAX), (u64::MAX, 20 * bytes)] {
+        let engine = Arc::new(MemoryState::new(History(0)));
+        let limits = Limits { feed_after: never, feed_log_bytes, ..Limits::default() };
+        let state = LayeredState::new(engine, limits, WINDOW, |_| {}).unwrap();
+        state.set_log_bytes_max(log_bytes_max);
+        let mut model = Model::default();
+        for entry in 1..=10 {
+            state.apply(model.write(false, 1, Some(VALUE)));
+            assert_eq!(state.step(), entry % 5 == 0, "entry {entry}");
+        }
+        assert_eq!(state.figures().overlay_records, 0);
+    }
+}
+
+#[test]
 fn the_requests_of_a_large_group_are_kept_and_forgotten_in_parts() {
     let root = tempfile::tempdir().unwrap();
     let engine: Arc<dyn State> = Arc::new(open(root.path()).unwrap());

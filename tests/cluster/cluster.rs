@@ -35,6 +35,8 @@ pub(crate) struct Cluster {
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     pub(crate) server_address: String,
     started: usize,
+    /// A memtable of each node that is started with a directory, if not the usual one.
+    pub(crate) memtable_bytes: Option<u64>,
     /// Last, so that the processes end first.
     dir: tempfile::TempDir,
 }
@@ -69,7 +71,8 @@ impl Cluster {
         std::fs::create_dir(dir.path().join("logs")).unwrap();
         let server_address = format!("127.0.0.1:{}", free_server_port());
         let nodes = BTreeMap::new();
-        let mut cluster = Self { dir, server: None, server_address, nodes, started: 0 };
+        let (server, started, memtable_bytes) = (None, 0, None);
+        let mut cluster = Self { server, nodes, server_address, started, memtable_bytes, dir };
         cluster.start_server().await;
         cluster
     }
@@ -132,7 +135,12 @@ impl Cluster {
                 .map(OsString::from)
                 .into();
         match dir {
-            Some(dir) => args.extend(["--data".into(), dir.into()]),
+            Some(dir) => {
+                args.extend(["--data".into(), dir.into()]);
+                if let Some(bytes) = self.memtable_bytes {
+                    args.extend(["--memtable-bytes".into(), bytes.to_string().into()]);
+                }
+            }
             None => args.push("--memory".into()),
         }
         args

@@ -21,6 +21,9 @@ const SMALL_MIB: u32 = 28;
 /// What is left of that where the state is to find no room, while the log has its first file.
 const LEFT_BYTES: u64 = 3 << 20;
 
+/// With this, a node writes its state when four times as much waits: more than that.
+const MEMTABLE_BYTES: u64 = 1 << 20;
+
 /// Room for everything that is written here.
 const LARGE_MIB: u32 = 400;
 
@@ -115,6 +118,7 @@ async fn every_disk_is_full(left_to_the_state: Option<u64>) {
     let disks: Option<Vec<_>> = (0..3).map(|_| SmallDisk::mount(SMALL_MIB)).collect();
     let Some(disks) = disks else { return };
     let mut cluster = Cluster::with_server().await;
+    cluster.memtable_bytes = left_to_the_state.map(|_| MEMTABLE_BYTES);
     for (n, disk) in disks.iter().enumerate() {
         let dir = disk.path().join(format!("full-{n}"));
         cluster.run_node(Some(dir), "127.0.0.1:0").await;

@@ -87,7 +87,7 @@ macro_rules! by_proxy {
     };
 }
 
-/// One whose nodes' files are made of small pieces.
+/// One whose nodes' files are made of small pieces, so that a state has tables within seconds.
 macro_rules! small_files {
     ($name:ident) => {
         Scenario { files: Files::Small, ..scenario!(scenarios::$name) }
@@ -110,10 +110,10 @@ const SHORT: [Scenario; 19] = [
     scenario!(scenarios::nodes_may_be_restarted_one_after_the_other),
     scenario!(scenarios::the_server_may_be_away),
     scenario!(scenarios::a_disk_may_be_full),
-    scenario!(scenarios::a_disk_may_fail_to_sync),
-    scenario!(scenarios::a_bit_of_a_stopped_node_may_flip),
-    scenario!(scenarios::a_file_of_a_stopped_node_may_be_cut_short),
-    scenario!(scenarios::everything_may_happen_at_once),
+    small_files!(a_disk_may_fail_to_sync),
+    small_files!(a_bit_of_a_stopped_node_may_flip),
+    small_files!(a_file_of_a_stopped_node_may_be_cut_short),
+    small_files!(everything_may_happen_at_once),
     by_proxy!(everything_may_happen_to_lines_at_once),
 ];
 

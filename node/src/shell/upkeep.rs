@@ -58,6 +58,7 @@ impl Shell {
         self.expire_requests();
         if self.node.is_registered() {
             self.state.set_dedup_window(self.node.settings().dedup_window);
+            self.state.set_log_bytes_max(self.node.settings().log_bytes_max);
         }
         self.shorten_log();
         self.make_room();

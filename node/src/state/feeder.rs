@@ -169,6 +169,7 @@ impl Shared {
         let changes = Arc::new(std::mem::replace(&mut inner.open, next));
         let (fed, applied, forgotten) = (inner.fed, inner.applied, inner.forgotten);
         let bytes = std::mem::take(&mut inner.open_bytes);
+        inner.open_log_bytes = 0;
         inner.feeding_bytes = bytes;
         inner.feeding = Some(Arc::clone(&changes));
         let engine = Arc::clone(&inner.engine);

@@ -43,8 +43,12 @@ pub struct Limits {
     /// or this many entries are in it: overwrites cancel out, but what has not reached the engine is
     /// in the log, and all of that is in memory at the next start,
     pub feed_entries: u64,
-    /// or when its first entry has waited this long. Later means that more overwrites cancel out:
-    /// what is fed costs many times what applying it costs.
+    /// or when they take about this much of the log, or [a quarter](LayeredState::set_log_bytes_max) of
+    /// what that may take,
+    pub feed_log_bytes: u64,
+    /// or when its first entry has waited this long. Later means that more overwrites cancel out, and
+    /// fewer tables: what is fed costs many times what applying it costs, and in a large state a table
+    /// of few records costs as much as a full one, for soon it is merged with many that are full.
     pub feed_after: Duration,
     /// The engine is synced when this much was fed since,
     pub sync_bytes: usize,
@@ -77,7 +81,8 @@ impl Default for Limits {
             overlay_bytes_max: 64 << 20,
             feed_bytes: 32 << 20,
             feed_entries: 1 << 19,
-            feed_after: Duration::from_secs(5),
+            feed_log_bytes: 256 << 20,
+            feed_after: Duration::from_secs(5 * 60),
             sync_bytes: 32 << 20,
             sync_after: Duration::from_secs(1),
             cache_bytes_max: 32 << 20,
@@ -227,6 +232,12 @@ impl LayeredState {
     /// under a narrower window stays so.
     pub fn set_dedup_window(&self, entries: u64) {
         self.lock().dedup_window = entries;
+    }
+
+    /// How much the log may take: a group is fed when a quarter of that is in it, so that a log gets
+    /// full only where writes come faster than they are fed.
+    pub fn set_log_bytes_max(&self, bytes: u64) {
+        self.lock().log_bytes_max = bytes;
     }
 
     /// Everything up to here can be read.

@@ -21,6 +21,9 @@ use super::layered::Limits;
 use super::page::still_forgotten;
 use super::{Change, State, StateError, record_bytes};
 
+/// What an entry takes of the log beside its keys and values, about.
+const ENTRY_OVERHEAD_BYTES: u64 = 64;
+
 /// What the lock guards. What is due when is told in `feeder.rs`.
 pub(super) struct Overlay {
     pub(super) engine: Arc<dyn State>,
@@ -29,6 +32,9 @@ pub(super) struct Overlay {
     /// Applied and not given to the engine.
     pub(super) open: Changes,
     pub(super) open_bytes: usize,
+    /// What its entries take of the log, about.
+    pub(super) open_log_bytes: u64,
+    pub(super) log_bytes_max: u64,
     pub(super) open_since: Option<Instant>,
     /// Up to where the engine has the requests. Those of the entries behind it are in `dedup`.
     pub(super) fed: Version,
@@ -77,6 +83,8 @@ impl Overlay {
             cache: Cache::new(limits.cache_bytes_max, limits.digests_bytes_max),
             open: Changes::with_capacity(0),
             open_bytes: 0,
+            open_log_bytes: 0,
+            log_bytes_max: Settings::default().log_bytes_max,
             open_since: None,
             fed: marks.applied,
             feeding: None,
@@ -114,7 +122,9 @@ impl Overlay {
     /// Whether what waits for the engine is a group of the size that it is fed in.
     pub(super) fn is_large(&self, limits: &Limits) -> bool {
         let entries = self.applied.index.0.saturating_sub(self.fed.index.0);
-        self.open_bytes >= limits.feed_bytes || entries >= limits.feed_entries
+        self.open_bytes >= limits.feed_bytes
+            || entries >= limits.feed_entries
+            || self.open_log_bytes >= limits.feed_log_bytes.min(self.log_bytes_max / 4)
     }
 
     /// Whether the engine may hold newer records than those that are being applied.
@@ -162,8 +172,10 @@ impl Overlay {
                 Mutation::Put { key, value, expires } => (key, Some(value), *expires),
                 Mutation::Delete { key } => (key, None, None),
             };
+            self.open_log_bytes += (key.len() + value.map_or(0, Value::len)) as u64;
             self.write(key, version, value, expires);
         }
+        self.open_log_bytes += ENTRY_OVERHEAD_BYTES;
         self.applied = version;
         self.open_since.get_or_insert_with(Instant::now);
     }

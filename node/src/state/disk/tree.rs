@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fjall::compaction::Leveled;
+use fjall::config::PinningPolicy;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use quorate_protocol::ids::Index;
 use quorate_protocol::record::{Key, Record, Value};
@@ -29,9 +31,14 @@ const KEYSPACE: &str = "state";
 /// fjall's name for the directory of keyspaces.
 const KEYSPACES: &str = "keyspaces";
 
-/// fjall's block cache: with ten million keys the blocks that say where to look are more than half of
-/// that already.
-const CACHE_BYTES_MAX: u64 = 64 << 20;
+/// fjall's block cache. What was read is kept as records ([`Cache`](super::super::cache::Cache)); this is
+/// for the blocks that say where to look, as far as they are not kept by themselves: those of tables
+/// that were handed over whole and await their first merge, and of a state of many gigabytes.
+const CACHE_BYTES_MAX: u64 = 32 << 20;
+
+/// So many tables in level 0 are merged with all of level 1, which is as large as so many full tables.
+/// With fewer, a gigabyte is written more often; with more, a read looks at more tables.
+const LEVEL0_MERGES: u8 = 8;
 
 /// How much journal fjall keeps at the most; its own least. Nothing rests on it.
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
@@ -44,7 +51,7 @@ const WORKERS: usize = 1;
 const SEALED_MEMTABLES_MAX: usize = 1;
 
 /// New batches wait, for a while, at this many tables in level 0. fjall's own wait begins at 20.
-const LEVEL0_TABLES_MAX: usize = 14;
+const LEVEL0_TABLES_MAX: usize = 16;
 
 /// How long a batch waits for compaction before it compacts by itself.
 const COMPACTION_WAIT: Duration = Duration::from_secs(10);
@@ -119,6 +126,11 @@ impl Tree {
                 .open()?;
             let keyspace = db.keyspace(KEYSPACE, || {
                 KeyspaceCreateOptions::default()
+                    .compaction_strategy(Arc::new(
+                        Leveled::default().with_l0_threshold(LEVEL0_MERGES),
+                    ))
+                    .index_block_pinning_policy(PinningPolicy::all(true))
+                    .filter_block_pinning_policy(PinningPolicy::all(true))
                     .max_memtable_size(memtable_bytes)
                     .manual_journal_persist(true)
             })?;
