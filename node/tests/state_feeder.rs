@@ -15,7 +15,7 @@ use quorate_protocol::ids::History;
 use quorate_protocol::record::Record;
 use quorate_protocol::version::Version;
 
-use state_support::{Model, WINDOW, identity, key, layered_with, open, token};
+use state_support::{Model, WINDOW, ask, identity, key, layered_with, open, token};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -97,6 +97,30 @@ fn what_takes_much_of_the_log_is_fed_also_where_it_is_one_value() {
         }
         assert_eq!(state.figures().overlay_records, 0);
     }
+}
+
+#[test]
+fn what_a_sweep_dropped_makes_no_table_of_its_own() {
+    let root = tempfile::tempdir().unwrap();
+    let engine: Arc<dyn State> = Arc::new(open(root.path()).unwrap());
+    let database = root.path().join("state").join("gen-1");
+    let limits = Limits { sync_after: Duration::ZERO, ..Limits::default() };
+    let state = LayeredState::new(Arc::clone(&engine), limits, WINDOW, |_| {}).unwrap();
+    let mut model = Model::default();
+    state.apply(model.write(false, 1, Some(9)));
+    state.apply(model.write(false, 1, None));
+    state.pump();
+    let tables = newest_table(&database);
+    let dropped = ask(&state, |done| state.sweep(state.durable_applied(), done)).unwrap();
+    assert_eq!((dropped, newest_table(&database)), (1, tables));
+    // The next group brings it to the disk.
+    state.apply(model.write(false, 2, Some(9)));
+    state.pump();
+    assert!(newest_table(&database) > tables);
+    drop((state, engine));
+    let again = open(root.path()).unwrap();
+    assert_eq!(again.get(&key(1)).unwrap(), None);
+    assert!(again.get(&key(2)).unwrap().is_some());
 }
 
 #[test]

@@ -334,11 +334,9 @@ impl Shared {
             other => self.noted(other)?,
         };
         self.tell_cache(&engine, swept.dropped.iter(), Cache::forget);
-        let mut inner = self.lock();
-        inner.sweep_after = swept.next;
-        if !swept.dropped.is_empty() {
-            inner.unsynced_since.get_or_insert_with(Instant::now);
-        }
+        // On disk with the next group, not by a table of their own: if they are lost with a crash, so
+        // is it that they were dropped.
+        self.lock().sweep_after = swept.next;
         Ok(swept.dropped.len())
     }
 
