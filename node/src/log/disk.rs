@@ -30,6 +30,10 @@ pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// The usual segment.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 16 << 20;
 
+/// About so much is dropped at once: each segment that goes waits for the disk, and nothing is written
+/// meanwhile. The rest goes the next time.
+const DROPPED_BYTES_MAX: u64 = 48 << 20;
+
 /// Where there is no spare, one is asked for when this part of the last segment is full.
 const SPARE_AFTER: u64 = 8;
 
@@ -273,7 +277,8 @@ impl<F: Files> DiskLog<F> {
     }
 
     fn drop_segments(&mut self, index: Index) -> io::Result<()> {
-        while self.segments.len() > 1 {
+        let mut dropped = 0;
+        while self.segments.len() > 1 && dropped < DROPPED_BYTES_MAX {
             let oldest = self.segments.front().expect("there are two at least");
             let (number, bytes) = (oldest.number, oldest.bytes);
             if self.ledger.last_within(number).is_some_and(|last| last > index) {
@@ -291,6 +296,7 @@ impl<F: Files> DiskLog<F> {
             // One by one: a gap between segments must always mean that one is missing, and a
             // spare is overwritten only when it has no other name any more.
             self.files.sync_names()?;
+            dropped += bytes;
         }
         Ok(())
     }

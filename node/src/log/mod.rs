@@ -191,7 +191,8 @@ pub struct Keep {
     pub bytes_max: u64,
 }
 
-/// Frees what is at or below `durable_applied`, but for what is to be kept.
+/// Frees what is at or below `durable_applied`, but for what is to be kept: some of it, where that is
+/// much and there is room.
 ///
 /// Segments may be far from full, where large groups come between small ones: then even a tail
 /// within its bound takes more than the log may, and would keep every write waiting for ever.
@@ -203,8 +204,12 @@ pub fn shorten(log: &mut dyn Log, durable_applied: Index, keep: Keep) -> io::Res
     if behind_tail > log.shape().base().index {
         log.drop_through(behind_tail)?;
     }
-    if log.bytes() > keep.bytes_max && durable_applied > log.shape().base().index {
-        log.drop_through(durable_applied)?;
+    let mut base = None;
+    while log.bytes() > keep.bytes_max && base != Some(log.shape().base()) {
+        base = Some(log.shape().base());
+        if durable_applied > log.shape().base().index {
+            log.drop_through(durable_applied)?;
+        }
     }
     Ok(())
 }
@@ -260,7 +265,8 @@ pub trait Log: Send {
     /// Where the entries are gone or damaged.
     fn read(&self, after: Index, bytes_max: usize) -> Result<Bytes, ReadError>;
 
-    /// Frees what is at or below `index`, as far as it can be freed; the base moves along.
+    /// Frees what is at or below `index`, as far as it can be freed, or some of it, if that is much; the
+    /// base moves along.
     ///
     /// # Errors
     /// Where the disk fails.

@@ -127,9 +127,12 @@ pub(super) fn open(
 /// could go on.
 fn apart(limits: Limits) -> Limits {
     let part = f64::from(random_u128() as u16) / f64::from(u16::MAX);
+    let of = |most: f64| most * (0.7 + 0.3 * part);
     Limits {
-        feed_after: limits.feed_after.mul_f64(0.8 + 0.4 * part),
-        feed_bytes: (limits.feed_bytes as f64 * (0.7 + 0.3 * part)) as usize,
+        feed_bytes: of(limits.feed_bytes as f64) as usize,
+        feed_entries: of(limits.feed_entries as f64) as u64,
+        feed_log_bytes: of(limits.feed_log_bytes as f64) as u64,
+        feed_after: limits.feed_after.mul_f64(of(1.0)),
         ..limits
     }
 }

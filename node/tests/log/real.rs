@@ -73,6 +73,38 @@ fn a_group_that_is_longer_than_a_segment_gets_a_longer_one() {
     model.check_reads(&log, 1);
 }
 
+/// A group of two entries behind `prev`, which are durably applied at once; the last of them.
+fn write_two(log: &mut impl Log, prev: Version, entry_bytes: usize) -> Version {
+    let (mut last, mut batch) = (prev, BytesMut::new());
+    for _ in 0..2 {
+        last = Version::new(1, last.index.0 + 1);
+        entry(last, entry_bytes).encode(&mut batch);
+    }
+    let append = LogOp::Append { prev, batch: batch.freeze(), last };
+    log.write(&[append, LogOp::DurableApplied(last)]).unwrap();
+    last
+}
+
+/// Dropping a segment waits for the disk.
+#[test]
+fn much_is_dropped_in_parts_unless_the_log_is_full() {
+    const SEGMENT: u64 = 16 << 20;
+    for (bytes_max, steps) in [(u64::MAX, vec![5, 2, 1]), (2 * SEGMENT, vec![2])] {
+        let place = tempfile::tempdir().unwrap();
+        let files = RealFiles::create(place.path()).unwrap();
+        let (mut log, _) = DiskLog::open(files, DiskOptions::new(STORE)).unwrap();
+        let mut last = Version::ZERO;
+        for _ in 0..8 {
+            last = write_two(&mut log, last, 7 << 20);
+        }
+        assert_eq!(log.bytes(), 8 * SEGMENT);
+        for segments in steps {
+            shorten(&mut log, last.index, Keep { tail_bytes: 1, bytes_max }).unwrap();
+            assert_eq!(log.bytes(), segments * SEGMENT);
+        }
+    }
+}
+
 /// Writes wait while a log takes more than it may, and begin a segment only when they go on.
 #[test]
 fn a_log_has_room_at_the_smallest_bound_whatever_is_written() {
@@ -84,13 +116,7 @@ fn a_log_has_room_at_the_smallest_bound_whatever_is_written() {
         for nth in 0..2 * rounds {
             // A small group, then the largest there is: each has a segment of its own.
             let entry_bytes = if nth % 2 == 0 { 5_000 } else { 15 << 20 };
-            let (prev, mut batch) = (last, BytesMut::new());
-            for _ in 0..2 {
-                last = Version::new(1, last.index.0 + 1);
-                entry(last, entry_bytes).encode(&mut batch);
-            }
-            let append = LogOp::Append { prev, batch: batch.freeze(), last };
-            log.write(&[append, LogOp::DurableApplied(last)]).unwrap();
+            last = write_two(&mut log, last, entry_bytes);
             let keep = Keep { tail_bytes, bytes_max: LOG_BYTES_MAX_MIN };
             shorten(&mut log, last.index, keep).unwrap();
             assert!(log.bytes() <= keep.bytes_max, "{} bytes, after write {nth}", log.bytes());
