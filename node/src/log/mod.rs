@@ -204,11 +204,11 @@ pub fn shorten(log: &mut dyn Log, durable_applied: Index, keep: Keep) -> io::Res
     if behind_tail > log.shape().base().index {
         log.drop_through(behind_tail)?;
     }
-    let mut base = None;
-    while log.bytes() > keep.bytes_max && base != Some(log.shape().base()) {
-        base = Some(log.shape().base());
-        if durable_applied > log.shape().base().index {
-            log.drop_through(durable_applied)?;
+    while log.bytes() > keep.bytes_max && durable_applied > log.shape().base().index {
+        let before = log.bytes();
+        log.drop_through(durable_applied)?;
+        if log.bytes() == before {
+            break;
         }
     }
     Ok(())

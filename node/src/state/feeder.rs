@@ -303,7 +303,8 @@ impl Shared {
             let fresh = self.noted(Overlay::over(into, &self.limits, window))?;
             let mut inner = self.lock();
             let jobs = std::mem::take(&mut inner.jobs);
-            let fresh = Overlay { jobs, stop: inner.stop, ..fresh };
+            let Overlay { stop, log_bytes_max, .. } = *inner;
+            let fresh = Overlay { jobs, stop, log_bytes_max, ..fresh };
             let before = std::mem::replace(&mut *inner, fresh);
             drop(inner);
             // The last handle closes the old engine, which takes a while.

@@ -34,6 +34,7 @@ pub(super) struct Overlay {
     pub(super) open_bytes: usize,
     /// What its entries take of the log, about.
     pub(super) open_log_bytes: u64,
+    /// What the log may take, as far as that was told.
     pub(super) log_bytes_max: u64,
     pub(super) open_since: Option<Instant>,
     /// Up to where the engine has the requests. Those of the entries behind it are in `dedup`.

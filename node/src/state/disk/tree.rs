@@ -109,8 +109,9 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Opens the tree in `dir`, as of the tables: journals are emptied first. fjall keeps the size
-    /// of a memtable from when the tree was made; only what is written past them goes by this one.
+    /// Opens the tree in `dir`, as of the tables: journals are emptied first. fjall keeps its
+    /// options from when the tree was made, the size of a memtable too; only what is written past them
+    /// goes by this one.
     pub(super) fn open(dir: &Path, memtable_bytes: u64) -> Result<Self, StateError> {
         empty_journals(dir)?;
         Self::open_any(dir, memtable_bytes)
